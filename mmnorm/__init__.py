@@ -1,0 +1,36 @@
+"""Learned normalization for OpenMMLab: Switchable (SN), Exemplar (EN) and Instance-Level Meta Normalization (ILM).
+
+Importing the package registers the layers, so that a config may say ``norm_cfg=dict(type='EN')``.
+"""
+
+from .engine.config_packages import resolve_config_packages
+from .layers import (
+    ExemplarNorm1d,
+    ExemplarNorm2d,
+    ExemplarNorm3d,
+    InstanceMetaNorm1d,
+    InstanceMetaNorm2d,
+    InstanceMetaNorm3d,
+    SwitchableNorm1d,
+    SwitchableNorm2d,
+    SwitchableNorm3d,
+)
+from .registry import NORM_LAYERS, register_layers
+from .version import __version__
+
+register_layers()
+resolve_config_packages()
+
+__all__ = [
+    'NORM_LAYERS',
+    'ExemplarNorm1d',
+    'ExemplarNorm2d',
+    'ExemplarNorm3d',
+    'InstanceMetaNorm1d',
+    'InstanceMetaNorm2d',
+    'InstanceMetaNorm3d',
+    'SwitchableNorm1d',
+    'SwitchableNorm2d',
+    'SwitchableNorm3d',
+    '__version__',
+]

@@ -1,0 +1,294 @@
+"""What all learned norms share: the checks, the three steps, and the loading of other norms' weights."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from numbers import Integral, Real
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .. import ops
+from .pool import NORMALIZERS, pool_batch, pool_batch_sync, pool_group, pool_instance, pool_layer, spread_groups
+from .state_dict import adopt_sibling_weights
+
+
+def check_positive_int(name: str, value: int) -> int:
+    """Return ``value`` as an int, or raise a ValueError that names it where it isn't a positive integer."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value <= 0:
+        raise ValueError(f'{name} must be a positive integer, got {value!r}')
+    return int(value)
+
+
+class LearnedNorm(nn.Module):
+    """Base of all layers here: moments, coefficients, affine.
+
+    A subclass says what its coefficients are; the passes over the data belong to :mod:`mmnorm.ops`.
+
+    Args:
+        num_features: Number of channels C.
+        eps: Added to variances before the square root.
+        affine: Whether gamma and beta are learned; without, they are 1 and 0.
+    """
+
+    _input_ndims: tuple[int, ...] = ()
+    # Parameters that no other norm has. A state dict without any of them comes from another norm.
+    _own_parameters: tuple[str, ...] = ()
+
+    def __init__(self, num_features: int, eps: float, affine: bool) -> None:
+        super().__init__()
+        self.num_features = check_positive_int('num_features', num_features)
+        if isinstance(eps, bool) or not isinstance(eps, Real) or not 0 < eps < math.inf:
+            raise ValueError(f'eps must be a positive number, got {eps!r}')
+        self.eps = float(eps)
+        self.affine = affine
+
+    def coefficients(self, mean: Tensor, var: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+        """Scale and shift of each plane, ``y = scale * (x - mean) + shift``.
+
+        Args:
+            mean: Mean of each plane, (N, C), in float32 or float64.
+            var: Biased variance of each plane, (N, C).
+            positions: Number of positions of a plane.
+
+        Returns:
+            Scale and shift, both broadcastable to (N, C).
+        """
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        r"""Normalize ``x``.
+
+        Args:
+            x: Floating-point tensor (N, C, \\*), of the rank that the class name says. It may be empty.
+
+        Returns:
+            Tensor of the shape, type and memory format of ``x``.
+
+        Raises:
+            ValueError: If the rank, the number of channels or the type is wrong.
+        """
+        self._check_input(x)
+        if x.numel() == 0 and not self._waits_for_others():
+            # RoI heads meet images without proposals. Adding nothing of each parameter to the output gives them zero
+            # gradients rather than none, which DistributedDataParallel would wait for.
+            return sum((p.sum().to(x.dtype) * 0 for p in self.parameters()), x.clone())
+        with torch.autocast(x.device.type, enabled=False):
+            return ops.normalize(x, partial(self.coefficients, positions=self._positions(x)), tuple(self.parameters()))
+
+    def _waits_for_others(self) -> bool:
+        """Whether other processes count on this one to take part even with an empty batch."""
+        return False
+
+    @staticmethod
+    def _positions(x: Tensor) -> int:
+        return math.prod(x.shape[2:])
+
+    def _check_input(self, x: Tensor) -> None:
+        name = type(self).__name__
+        if x.dim() not in self._input_ndims:
+            expected = ' or '.join(f'{n}D' for n in self._input_ndims)
+            raise ValueError(f'{name} expected {expected} input, got {x.dim()}D input of shape {tuple(x.shape)}')
+        if x.shape[1] != self.num_features:
+            raise ValueError(
+                f'{name} expected {self.num_features} channels (num_features) in dimension 1, '
+                f'got {x.shape[1]} in input of shape {tuple(x.shape)}'
+            )
+        if not x.is_floating_point():
+            raise ValueError(f'{name} expected floating-point input, got {x.dtype}; convert it first, e.g. x.float()')
+
+    def _register_affine(self, *shape: int, device=None, dtype=None) -> None:
+        """Create ``weight`` and ``bias``, or register them as None where gamma and beta are not learned."""
+        for name in ('weight', 'bias'):
+            parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype)) if self.affine else None
+            self.register_parameter(name, parameter)
+
+    def _adapt_foreign_state(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+        """Rewrite the entries under ``prefix``, which another norm wrote, so that this layer can load them."""
+        raise NotImplementedError
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        names = {key[len(prefix) :] for key in state_dict if key.startswith(prefix)}
+        if names & {'weight', 'bias', 'running_mean'} and not names.intersection(self._own_parameters):
+            self._adapt_foreign_state(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class PooledNorm(LearnedNorm):
+    """Base of the layers that mix a pool of normalizers (SN and EN): the pool, and BN's running statistics.
+
+    Args:
+        num_features: Number of channels C.
+        eps: Added to variances before the square root.
+        momentum: Weight of the new value in the running statistics, as in PyTorch; None is a cumulative average.
+        normalizers: Any non-empty choice of 'IN', 'LN', 'BN' and 'GN'; K is their number.
+        num_groups: Number of groups of GN; gcd(C, num_groups) is used, so that any C works.
+        init_ratios: Probabilities of the K normalizers at the start; None is uniform.
+        sync: Pool BN's statistics over the samples of all processes of the default group.
+        affine: Whether gamma and beta are learned.
+        track_running_stats: Whether BN keeps running statistics and uses them in eval mode, else it uses the batch's.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float,
+        momentum: float | None,
+        normalizers: Sequence[str],
+        num_groups: int,
+        init_ratios: Sequence[float] | None,
+        sync: bool,
+        affine: bool,
+        track_running_stats: bool,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__(num_features, eps, affine)
+        if momentum is not None and (not isinstance(momentum, Real) or not 0 <= momentum <= 1):
+            raise ValueError(f'momentum must be None (cumulative average) or a number in [0, 1], got {momentum!r}')
+        self.momentum = momentum
+        self.normalizers = self._check_normalizers(normalizers)
+        self.num_groups = math.gcd(self.num_features, check_positive_int('num_groups', num_groups))
+        self.init_ratios = self._check_init_ratios(init_ratios, self.normalizers)
+        self.sync = sync
+        self.track_running_stats = track_running_stats
+        if 'BN' in self.normalizers and track_running_stats:
+            self.register_buffer('running_mean', torch.empty(self.num_features, device=device, dtype=dtype))
+            self.register_buffer('running_var', torch.empty(self.num_features, device=device, dtype=dtype))
+            self.register_buffer('num_batches_tracked', torch.tensor(0, dtype=torch.long, device=device))
+        else:
+            self.running_mean = self.running_var = self.num_batches_tracked = None
+
+    @staticmethod
+    def _check_normalizers(normalizers: Sequence[str]) -> tuple[str, ...]:
+        expected = f'expected a non-empty choice of {", ".join(NORMALIZERS)}, each at most once'
+        if isinstance(normalizers, str) or not isinstance(normalizers, Sequence) or not normalizers:
+            raise ValueError(f"normalizers={normalizers!r}: {expected}, e.g. ('IN', 'LN', 'BN')")
+        unknown = [n for n in normalizers if n not in NORMALIZERS]
+        if unknown:
+            raise ValueError(f'normalizers={tuple(normalizers)!r} names unknown {unknown}: {expected}')
+        if len(set(normalizers)) != len(normalizers):
+            raise ValueError(f'normalizers={tuple(normalizers)!r} names one twice: {expected}')
+        return tuple(normalizers)
+
+    @staticmethod
+    def _check_init_ratios(init_ratios: Sequence[float] | None, normalizers: Sequence[str]) -> tuple[float, ...] | None:
+        if init_ratios is None:
+            return None
+        ratios = tuple(float(r) for r in init_ratios)
+        if len(ratios) != len(normalizers) or min(ratios) <= 0 or abs(sum(ratios) - 1) > 1e-4:
+            raise ValueError(
+                f'init_ratios={ratios!r}: expected {len(normalizers)} positive probabilities that sum to 1, '
+                f'one for each of normalizers={tuple(normalizers)!r}'
+            )
+        return ratios
+
+    def _initial_logits(self) -> Tensor:
+        """Logits whose softmax is ``init_ratios``; exactly zero where that is uniform. Shape (K,)."""
+        k = len(self.normalizers)
+        if self.init_ratios is None:
+            return torch.zeros(k)
+        return (torch.tensor(self.init_ratios, dtype=torch.float64) * k).log()
+
+    def reset_running_stats(self) -> None:
+        """Running statistics as before the first batch: mean 0, variance 1, no batch seen."""
+        if self.running_mean is not None:
+            self.running_mean.zero_()
+            self.running_var.fill_(1)
+            self.num_batches_tracked.zero_()
+
+    def pooled_moments(
+        self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The moments that each normalizer of the pool uses.
+
+        Args:
+            mean: Mean of each plane, (N, C).
+            var: Biased variance of each plane, (N, C).
+            positions: Number of positions of a plane.
+            update_running_stats: Whether this batch enters BN's running statistics, in training mode.
+
+        Returns:
+            Means and variances, both (K, N, C).
+        """
+        pooled = []
+        for normalizer in self.normalizers:
+            if normalizer == 'IN':
+                pooled.append(pool_instance(mean, var))
+            elif normalizer == 'LN':
+                pooled.append(pool_layer(mean, var))
+            elif normalizer == 'GN':
+                group_moments = pool_group(mean, var, self.num_groups)
+                pooled.append(tuple(spread_groups(t, self.num_features) for t in group_moments))
+            else:
+                pooled.append(self._batch_moments(mean, var, positions, update_running_stats))
+        means, variances = zip(*pooled, strict=False)
+        return tuple(torch.stack([t.expand_as(mean) for t in ts]) for ts in (means, variances))
+
+    def _batch_moments(self, mean: Tensor, var: Tensor, positions: int, update: bool) -> tuple[Tensor, Tensor]:
+        if not self.training and self.track_running_stats:
+            return self.running_mean.to(mean.dtype), self.running_var.to(mean.dtype)
+        samples = mean.shape[0]
+        if self._waits_for_others():
+            pooled_mean, pooled_var, samples = pool_batch_sync(mean, var)
+        else:
+            pooled_mean, pooled_var = pool_batch(mean, var)
+        if update and self.training and self.track_running_stats:
+            self._update_running_stats(pooled_mean.detach()[0], pooled_var.detach()[0], samples * positions)
+        return pooled_mean, pooled_var
+
+    @torch.no_grad()
+    def _update_running_stats(self, mean: Tensor, var: Tensor, count) -> None:
+        """Move the running statistics towards a batch of ``count`` values a channel (int or scalar tensor)."""
+        if count == 0:
+            return
+        self.num_batches_tracked.add_(1)
+        factor = self.momentum if self.momentum is not None else 1.0 / self.num_batches_tracked.item()
+        # As nn.BatchNorm: normalized by the biased variance, tracked as the unbiased one. A single value has no
+        # unbiased variance; nn.BatchNorm raises there, here it counts as variance 0.
+        unbiased = var * (count / max(count - 1, 1))
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), factor)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), factor)
+
+    def _waits_for_others(self) -> bool:
+        return (
+            self.sync
+            and 'BN' in self.normalizers
+            and (self.training or not self.track_running_stats)
+            and dist.is_available()
+            and dist.is_initialized()
+            and dist.get_world_size() > 1
+        )
+
+    def _adapt_foreign_state(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+        # What the other norm could not know stays as it is here; what this layer has no use for is dropped.
+        buffers = ('running_mean', 'running_var', 'num_batches_tracked')
+        for name in self._own_parameters + buffers:
+            own = getattr(self, name)
+            if own is None:
+                state_dict.pop(prefix + name, None)
+            else:
+                state_dict.setdefault(prefix + name, own.detach())
+
+    def extra_repr(self) -> str:
+        text = f'{self.num_features}, eps={self.eps}, momentum={self.momentum}, normalizers={self.normalizers}'
+        if 'GN' in self.normalizers:
+            text += f', num_groups={self.num_groups}'
+        if self.init_ratios is not None:
+            text += f', init_ratios={self.init_ratios}'
+        if self.sync:
+            text += ', sync=True'
+        if not self.affine:
+            text += ', affine=False'
+        if not self.track_running_stats:
+            text += ', track_running_stats=False'
+        return text
+
+
+def _watch_parents(parent: nn.Module, name: str, child: nn.Module | None) -> None:
+    if isinstance(child, LearnedNorm):
+        adopt_sibling_weights(parent)
+
+
+torch.nn.modules.module.register_module_module_registration_hook(_watch_parents)

@@ -1,0 +1,232 @@
+"""Exemplar Normalization: "Exemplar Normalization for Learning Deep Representation" (arXiv 2003.08761)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .. import ops
+from .base import PooledNorm, check_positive_int
+
+RATIO_NETS = ('pairwise', 'mlp')
+ACTIVATIONS = {'tanh': torch.tanh, 'relu': torch.relu}
+
+
+class ExemplarNorm(PooledNorm):
+    r"""Exemplar Normalization (EN) over input of any rank; use the 1d, 2d or 3d class.
+
+    Every sample n has importance ratios :math:`\lambda_n^k` of its own (EN paper, Eqn. 3):
+
+    .. math::
+        y_n = \sum_k \left( \gamma^k \lambda_n^k \frac{x_n - \mu^k}{\sqrt{(\sigma^k)^2 + \epsilon}} + \beta^k \right)
+
+    They come from a small net (EN paper, Section 3.3). The average-pooled input :math:`\bar x_n` (C values) is
+    normalized by each of the K normalizers to :math:`\hat x_n^k`; a convolution over each r channels gives
+    :math:`z_n` (C/r, K); the pairwise correlations :math:`v_n = z_n^T z_n` (K, K) go through two fully connected
+    layers with tanh between them, then softmax. For an IN normalizer the pooled input is its own mean, so
+    :math:`\hat x_n^k` is zero there, in the paper too.
+
+    With a pool of one normalizer the ratios are 1 and the layer is that normalizer: ``('BN',)`` is ``nn.BatchNorm``.
+
+    Args:
+        num_features: Number of channels C.
+        eps: Added to variances before the square root.
+        momentum: Weight of the new value in the running statistics, as in PyTorch; None is a cumulative average.
+        normalizers: Any non-empty choice of 'IN', 'LN', 'BN' and 'GN'; K is their number.
+        num_groups: Number of groups of GN; gcd(C, num_groups) is used.
+        init_ratios: Importance ratios of the K normalizers at the start, for every sample; None is uniform.
+        sync: Take BN's statistics over the samples of all processes.
+        reduction: r, the channels that one output of the convolution sees; gcd(C, reduction) is used.
+        expansion: pi; the hidden layer has expansion * K units.
+        ratio_net: 'pairwise' as above, or 'mlp': the two fully connected layers see :math:`\bar x_n` itself
+            (EN paper, Table 9).
+        conv: Whether the pairwise net has the convolution; without, :math:`z_n = \hat x_n` (Table 9).
+        activation: 'tanh' or 'relu' between the fully connected layers (Table 9).
+        shared_affine: One gamma and beta for all normalizers instead of one each (Table 9).
+        affine: Whether gamma and beta are learned; without, they are 1 and 0.
+        track_running_stats: Whether BN keeps running statistics and uses them in eval mode.
+        device: Where the parameters are created.
+        dtype: The type of the parameters.
+
+    Attributes:
+        weight: gamma, (K, C), initially 1; (C,) with ``shared_affine``.
+        bias: beta, (K, C), initially 0; (C,) with ``shared_affine``.
+        conv_weight: (C/r, r).
+        fc1_weight: (expansion * K, K * K); (expansion * K, C) with the MLP.
+        fc1_bias: (expansion * K,).
+        fc2_weight: (K, expansion * K), initially 0, so that the ratios start at ``init_ratios``.
+        fc2_bias: (K,), initially 0 or the logits of ``init_ratios``.
+        running_mean: (C,), only with BN in the pool.
+        running_var: (C,), unbiased, only with BN in the pool.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    _abbr_ = 'bn'
+    _own_parameters = ('conv_weight', 'fc1_weight', 'fc1_bias', 'fc2_weight', 'fc2_bias')
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        normalizers: Sequence[str] = ('IN', 'LN', 'BN'),
+        num_groups: int = 32,
+        init_ratios: Sequence[float] | None = None,
+        sync: bool = False,
+        reduction: int = 32,
+        expansion: int = 50,
+        ratio_net: str = 'pairwise',
+        conv: bool = True,
+        activation: str = 'tanh',
+        shared_affine: bool = False,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__(
+            num_features,
+            eps,
+            momentum,
+            normalizers,
+            num_groups,
+            init_ratios,
+            sync,
+            affine,
+            track_running_stats,
+            device=device,
+            dtype=dtype,
+        )
+        if ratio_net not in RATIO_NETS:
+            raise ValueError(f'ratio_net must be one of {", ".join(RATIO_NETS)}, got {ratio_net!r}')
+        if activation not in ACTIVATIONS:
+            raise ValueError(f'activation must be one of {", ".join(ACTIVATIONS)}, got {activation!r}')
+        self.reduction = math.gcd(self.num_features, check_positive_int('reduction', reduction))
+        self.expansion = check_positive_int('expansion', expansion)
+        self.ratio_net = ratio_net
+        # The MLP takes the place of the convolution too.
+        self.conv = conv and ratio_net == 'pairwise'
+        self.activation = activation
+        self.shared_affine = shared_affine
+
+        c, k, r = self.num_features, len(self.normalizers), self.reduction
+        factory = {'device': device, 'dtype': dtype}
+        self._register_affine(*((c,) if shared_affine else (k, c)), **factory)
+        # Plain parameters, not nn.Linear and nn.Conv1d: init_cfg of a parent module would re-initialize those, and
+        # the uniform start would be lost.
+        self.register_parameter('conv_weight', nn.Parameter(torch.empty(c // r, r, **factory)) if self.conv else None)
+        inputs = k * k if ratio_net == 'pairwise' else c
+        hidden = self.expansion * k
+        self.fc1_weight = nn.Parameter(torch.empty(hidden, inputs, **factory))
+        self.fc1_bias = nn.Parameter(torch.empty(hidden, **factory))
+        self.fc2_weight = nn.Parameter(torch.empty(k, hidden, **factory))
+        self.fc2_bias = nn.Parameter(torch.empty(k, **factory))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Gamma 1, beta 0, ratios uniform or ``init_ratios``, the rest as nn.Conv1d and nn.Linear start."""
+        self.reset_running_stats()
+        if self.affine:
+            nn.init.ones_(self.weight)
+            nn.init.zeros_(self.bias)
+        for parameter in (self.conv_weight, self.fc1_weight):
+            if parameter is not None:
+                nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
+        bound = 1 / math.sqrt(self.fc1_weight.shape[1])
+        nn.init.uniform_(self.fc1_bias, -bound, bound)
+        # Only the last layer starts at zero: with conv and fc1 at zero too, no gradient would ever reach any of them.
+        nn.init.zeros_(self.fc2_weight)
+        with torch.no_grad():
+            self.fc2_bias.copy_(self._initial_logits())
+
+    @torch.no_grad()
+    def importance_ratios(self, x: Tensor) -> Tensor:
+        r"""The ratios that the layer gives each sample, in the mode that it is in, without a trace in its statistics.
+
+        Args:
+            x: Input of the layer, (N, C, \\*).
+
+        Returns:
+            Tensor (N, K), rows sum to 1, in the order of ``normalizers``.
+        """
+        self._check_input(x)
+        if x.numel() == 0:
+            return torch.full((x.shape[0], len(self.normalizers)), math.nan, device=x.device)
+        with torch.autocast(x.device.type, enabled=False):
+            mean, var = ops.moments(x)
+            means, variances = self.pooled_moments(mean, var, self._positions(x), update_running_stats=False)
+            return self._ratios(mean, (mean - means) * (variances + self.eps).rsqrt())
+
+    def coefficients(self, mean: Tensor, var: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+        means, variances = self.pooled_moments(mean, var, positions, update_running_stats=True)
+        inv_std = (variances + self.eps).rsqrt()
+        pooled_hat = (mean - means) * inv_std
+        ratios = self._ratios(mean, pooled_hat)
+        gains = ratios.t().unsqueeze(2)  # (K, N, 1)
+        if self.affine:
+            weight = self.weight.to(mean.dtype).reshape(-1, 1, self.num_features)  # (K or 1, 1, C)
+            gains = gains * weight
+        scale = (gains * inv_std).sum(0)
+        shift = (gains * pooled_hat).sum(0)
+        if self.affine:
+            shift = shift + self.bias.to(mean.dtype).reshape(-1, self.num_features).sum(0)
+        return scale, shift
+
+    def _ratios(self, pooled: Tensor, pooled_hat: Tensor) -> Tensor:
+        """Importance ratios (N, K) from the pooled input (N, C) and its K normalized versions (K, N, C)."""
+        parameters = (self.fc1_weight, self.fc1_bias, self.fc2_weight, self.fc2_bias)
+        fc1_weight, fc1_bias, fc2_weight, fc2_bias = (p.to(pooled.dtype) for p in parameters)
+        if self.ratio_net == 'pairwise':
+            z = pooled_hat.transpose(0, 1)  # (N, K, C)
+            if self.conv:
+                z = (z.unflatten(2, self.conv_weight.shape) * self.conv_weight.to(pooled.dtype)).sum(3)
+            features = (z @ z.transpose(1, 2)).flatten(1)
+        else:
+            features = pooled
+        hidden = ACTIVATIONS[self.activation](F.linear(features, fc1_weight, fc1_bias))
+        return F.linear(hidden, fc2_weight, fc2_bias).softmax(1)
+
+    def _adapt_foreign_state(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+        super()._adapt_foreign_state(state_dict, prefix)
+        weight, bias = (state_dict.get(prefix + name) for name in ('weight', 'bias'))
+        if not self.affine or self.shared_affine or weight is None or bias is None:
+            return
+        if weight.dim() == bias.dim() == 1:
+            # The ratios sum to 1, so gamma goes to every normalizer whole; the K betas are summed, so each is a part.
+            k = len(self.normalizers)
+            state_dict[prefix + 'weight'] = weight.repeat(k, 1)
+            state_dict[prefix + 'bias'] = (bias / k).repeat(k, 1)
+
+    def extra_repr(self) -> str:
+        text = f'{super().extra_repr()}, reduction={self.reduction}, expansion={self.expansion}'
+        if self.ratio_net != 'pairwise':
+            text += f', ratio_net={self.ratio_net!r}'
+        elif not self.conv:
+            text += ', conv=False'
+        if self.activation != 'tanh':
+            text += f', activation={self.activation!r}'
+        if self.shared_affine:
+            text += ', shared_affine=True'
+        return text
+
+
+class ExemplarNorm1d(ExemplarNorm):
+    """Exemplar Normalization over (N, C) or (N, C, L); see :class:`ExemplarNorm`."""
+
+    _input_ndims = (2, 3)
+
+
+class ExemplarNorm2d(ExemplarNorm):
+    """Exemplar Normalization over (N, C, H, W); see :class:`ExemplarNorm`."""
+
+    _input_ndims = (4,)
+
+
+class ExemplarNorm3d(ExemplarNorm):
+    """Exemplar Normalization over (N, C, D, H, W); see :class:`ExemplarNorm`."""
+
+    _input_ndims = (5,)

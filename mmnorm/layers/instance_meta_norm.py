@@ -1,0 +1,177 @@
+"""Instance-Level Meta Normalization: arXiv 1904.03516."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .base import LearnedNorm, check_positive_int
+from .pool import pool_group, pool_instance, pool_layer, spread_groups
+
+BASES = ('GN', 'LN', 'IN')
+ACTIVATIONS = {
+    'sigmoid': torch.sigmoid,
+    'tanh': torch.tanh,
+    'relu': torch.relu,
+    'identity': lambda x: x,
+}
+
+
+class InstanceMetaNorm(LearnedNorm):
+    r"""Instance-Level Meta Normalization (ILM) over input of any rank; use the 1d, 2d or 3d class.
+
+    A base normalizer standardizes the input; scale and shift are predicted for each sample from its key features,
+    the mean :math:`\mu` and variance :math:`\gamma` of each of G groups of ``key_group_size`` channels, by an encoder
+    that both share and a decoder for each (ILM paper, Section 3):
+
+    .. math::
+        y = \omega \frac{x - \mu_\mathrm{base}}{\sqrt{\sigma_\mathrm{base}^2 + \epsilon}} + \beta, \qquad
+        \omega = \mathrm{sigmoid}(V_\gamma\, \mathrm{relu}(U \gamma)) + B_\omega, \qquad
+        \beta = \tanh(V_\mu\, \mathrm{relu}(U \mu)) + B_\beta
+
+    Args:
+        num_features: Number of channels C.
+        eps: Added to variances before the square root.
+        base: The normalizer that standardizes: 'GN', 'LN' or 'IN'.
+        num_groups: Number of groups of the base GN; gcd(C, num_groups) is used.
+        key_group_size: Channels of a key group; gcd(C, key_group_size) is used. 1 takes the key features by
+            instance (ILM paper, Section 4.5.2).
+        reduction: The embedding has M = G // reduction values, or 2 where G <= reduction.
+        mean_activation: Of the decoder of the mean, which predicts beta: 'tanh', 'sigmoid', 'relu' or 'identity'
+            (ILM paper, Table 7).
+        var_activation: Of the decoder of the variance, which predicts omega; the same choice.
+        affine: Whether B_omega and B_beta are learned; without, they are 1 and 0.
+        momentum: Accepted and unused, so that a norm_cfg written for BN fits: there are no running statistics.
+        track_running_stats: Accepted and unused, likewise.
+        device: Where the parameters are created.
+        dtype: The type of the parameters.
+
+    Attributes:
+        weight: B_omega, (C,), initially 1.
+        bias: B_beta, (C,), initially 0.
+        encoder_weight: U, (M, G).
+        mean_decoder_weight: V_mu, (G, M).
+        var_decoder_weight: V_gamma, (G, M).
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    _abbr_ = 'gn'
+    _own_parameters = ('encoder_weight', 'mean_decoder_weight', 'var_decoder_weight')
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        base: str = 'GN',
+        num_groups: int = 32,
+        key_group_size: int = 16,
+        reduction: int = 16,
+        mean_activation: str = 'tanh',
+        var_activation: str = 'sigmoid',
+        affine: bool = True,
+        momentum: float | None = None,
+        track_running_stats: bool | None = None,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__(num_features, eps, affine)
+        if base not in BASES:
+            raise ValueError(f'base must be one of {", ".join(BASES)}, got {base!r}')
+        for name, activation in {'mean_activation': mean_activation, 'var_activation': var_activation}.items():
+            if activation not in ACTIVATIONS:
+                raise ValueError(f'{name} must be one of {", ".join(ACTIVATIONS)}, got {activation!r}')
+        self.base = base
+        self.num_groups = math.gcd(self.num_features, check_positive_int('num_groups', num_groups))
+        self.key_group_size = math.gcd(self.num_features, check_positive_int('key_group_size', key_group_size))
+        self.reduction = check_positive_int('reduction', reduction)
+        self.mean_activation = mean_activation
+        self.var_activation = var_activation
+
+        groups = self.num_features // self.key_group_size
+        self.embedding_size = groups // self.reduction if groups > self.reduction else 2
+        factory = {'device': device, 'dtype': dtype}
+        self._register_affine(self.num_features, **factory)
+        # Plain parameters, not nn.Linear, which init_cfg of a parent module would re-initialize.
+        self.encoder_weight = nn.Parameter(torch.empty(self.embedding_size, groups, **factory))
+        self.mean_decoder_weight = nn.Parameter(torch.empty(groups, self.embedding_size, **factory))
+        self.var_decoder_weight = nn.Parameter(torch.empty(groups, self.embedding_size, **factory))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """B_omega 1, B_beta 0, encoder and decoders as nn.Linear starts."""
+        if self.affine:
+            nn.init.ones_(self.weight)
+            nn.init.zeros_(self.bias)
+        for parameter in (self.encoder_weight, self.mean_decoder_weight, self.var_decoder_weight):
+            nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
+
+    def coefficients(self, mean: Tensor, var: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+        dtype = mean.dtype
+        if self.base == 'IN':
+            base_mean, base_var = pool_instance(mean, var)
+        elif self.base == 'LN':
+            base_mean, base_var = pool_layer(mean, var)
+        else:
+            base_mean, base_var = (spread_groups(t, self.num_features) for t in pool_group(mean, var, self.num_groups))
+
+        key_mean, key_var = pool_group(mean, var, self.num_features // self.key_group_size)
+        encoder = self.encoder_weight.to(dtype)
+        mean_embedding, var_embedding = (F.linear(key, encoder).relu() for key in (key_mean, key_var))
+        omega = ACTIVATIONS[self.var_activation](F.linear(var_embedding, self.var_decoder_weight.to(dtype)))
+        beta = ACTIVATIONS[self.mean_activation](F.linear(mean_embedding, self.mean_decoder_weight.to(dtype)))
+        omega, beta = (spread_groups(t, self.num_features) for t in (omega, beta))
+        if self.affine:
+            omega, beta = omega + self.weight.to(dtype), beta + self.bias.to(dtype)
+        else:
+            omega = omega + 1
+
+        scale = omega * (base_var + self.eps).rsqrt()
+        return scale, scale * (mean - base_mean) + beta
+
+    def _adapt_foreign_state(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+        for name in ('running_mean', 'running_var', 'num_batches_tracked'):
+            state_dict.pop(prefix + name, None)
+        # Decoders at zero predict a constant, which goes into B_omega and B_beta: the layer starts as its base with
+        # the gamma and beta that were loaded. The encoder keeps its random start, so that the decoders can learn.
+        state_dict.setdefault(prefix + 'encoder_weight', self.encoder_weight.detach())
+        for name in ('mean_decoder_weight', 'var_decoder_weight'):
+            state_dict.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
+        for name, activation in {'weight': self.var_activation, 'bias': self.mean_activation}.items():
+            if prefix + name in state_dict:
+                constant = ACTIVATIONS[activation](torch.zeros(()))
+                state_dict[prefix + name] = state_dict[prefix + name] - constant.item()
+
+    def extra_repr(self) -> str:
+        text = f'{self.num_features}, eps={self.eps}, base={self.base!r}'
+        if self.base == 'GN':
+            text += f', num_groups={self.num_groups}'
+        text += f', key_group_size={self.key_group_size}, reduction={self.reduction}, '
+        text += f'embedding_size={self.embedding_size}'
+        if self.mean_activation != 'tanh':
+            text += f', mean_activation={self.mean_activation!r}'
+        if self.var_activation != 'sigmoid':
+            text += f', var_activation={self.var_activation!r}'
+        if not self.affine:
+            text += ', affine=False'
+        return text
+
+
+class InstanceMetaNorm1d(InstanceMetaNorm):
+    """Instance-Level Meta Normalization over (N, C) or (N, C, L); see :class:`InstanceMetaNorm`."""
+
+    _input_ndims = (2, 3)
+
+
+class InstanceMetaNorm2d(InstanceMetaNorm):
+    """Instance-Level Meta Normalization over (N, C, H, W); see :class:`InstanceMetaNorm`."""
+
+    _input_ndims = (4,)
+
+
+class InstanceMetaNorm3d(InstanceMetaNorm):
+    """Instance-Level Meta Normalization over (N, C, D, H, W); see :class:`InstanceMetaNorm`."""
+
+    _input_ndims = (5,)

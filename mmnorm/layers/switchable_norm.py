@@ -1,0 +1,136 @@
+"""Switchable Normalization: "Differentiable Learning-to-Normalize via Switchable Normalization" (arXiv 1806.10779)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .base import PooledNorm
+
+
+class SwitchableNorm(PooledNorm):
+    r"""Switchable Normalization (SN) over input of any rank; use the 1d, 2d or 3d class.
+
+    With the moments :math:`\mu_k, \sigma_k^2` of the K normalizers of the pool (SN paper, Eqn. 3 and 5):
+
+    .. math::
+        y = \gamma \frac{x - \sum_k w_k \mu_k}{\sqrt{\sum_k w'_k \sigma_k^2 + \epsilon}} + \beta,
+        \qquad w = \mathrm{softmax}(\lambda), \quad w' = \mathrm{softmax}(\lambda')
+
+    In eval mode BN uses running statistics, as ``nn.BatchNorm`` does. With the pool ``('BN',)`` the layer is
+    ``nn.BatchNorm``, with ``('IN',)`` ``nn.InstanceNorm``, with ``('LN',)`` ``nn.GroupNorm(1, C)``, with ``('GN',)``
+    ``nn.GroupNorm``.
+
+    Args:
+        num_features: Number of channels C.
+        eps: Added to the mixed variance before the square root.
+        momentum: Weight of the new value in the running statistics, as in PyTorch; None is a cumulative average.
+        normalizers: Any non-empty choice of 'IN', 'LN', 'BN' and 'GN'; K is their number.
+        num_groups: Number of groups of GN; gcd(C, num_groups) is used.
+        init_ratios: Probabilities of the K normalizers at the start; None is uniform.
+        sync: Take BN's statistics over the samples of all processes.
+        affine: Whether gamma and beta are learned; without, they are 1 and 0.
+        track_running_stats: Whether BN keeps running statistics and uses them in eval mode.
+        device: Where the parameters are created.
+        dtype: The type of the parameters.
+
+    Attributes:
+        weight: gamma, (C,).
+        bias: beta, (C,).
+        mean_weight: Logits of the weights of the means, (K,), initially 1.
+        var_weight: Logits of the weights of the variances, (K,), initially 1.
+        running_mean: (C,), only with BN in the pool.
+        running_var: (C,), unbiased, only with BN in the pool.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    _abbr_ = 'bn'
+    _own_parameters = ('mean_weight', 'var_weight')
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        normalizers: Sequence[str] = ('IN', 'LN', 'BN'),
+        num_groups: int = 32,
+        init_ratios: Sequence[float] | None = None,
+        sync: bool = False,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__(
+            num_features,
+            eps,
+            momentum,
+            normalizers,
+            num_groups,
+            init_ratios,
+            sync,
+            affine,
+            track_running_stats,
+            device=device,
+            dtype=dtype,
+        )
+        factory = {'device': device, 'dtype': dtype}
+        self._register_affine(self.num_features, **factory)
+        self.mean_weight = nn.Parameter(torch.empty(len(self.normalizers), **factory))
+        self.var_weight = nn.Parameter(torch.empty(len(self.normalizers), **factory))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Gamma 1, beta 0, logits 1 (or those of ``init_ratios``), running statistics as before the first batch."""
+        self.reset_running_stats()
+        if self.affine:
+            nn.init.ones_(self.weight)
+            nn.init.zeros_(self.bias)
+        with torch.no_grad():
+            self.mean_weight.copy_(1 + self._initial_logits())
+            self.var_weight.copy_(1 + self._initial_logits())
+
+    def importance_weights(self) -> Tensor:
+        """The learned weights of the normalizers.
+
+        Returns:
+            Tensor (2, K): softmax of ``mean_weight``, then of ``var_weight``, in the order of ``normalizers``.
+        """
+        return self._importance_weights(self.mean_weight.dtype)
+
+    def _importance_weights(self, dtype: torch.dtype) -> Tensor:
+        return torch.stack([self.mean_weight, self.var_weight]).to(dtype).softmax(1)
+
+    def coefficients(self, mean: Tensor, var: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+        means, variances = self.pooled_moments(mean, var, positions, update_running_stats=True)
+        mean_ratios, var_ratios = self._importance_weights(mean.dtype)
+        # mean - sum_k w_k mean_k, as the weights sum to 1: the differences are small where the means may be large.
+        deviation = torch.tensordot(mean_ratios, mean - means, 1)
+        mixed_var = torch.tensordot(var_ratios, variances, 1)
+        scale = (mixed_var + self.eps).rsqrt()
+        if self.affine:
+            scale = scale * self.weight.to(mean.dtype)
+        shift = scale * deviation
+        if self.affine:
+            shift = shift + self.bias.to(mean.dtype)
+        return scale, shift
+
+
+class SwitchableNorm1d(SwitchableNorm):
+    """Switchable Normalization over (N, C) or (N, C, L); see :class:`SwitchableNorm`."""
+
+    _input_ndims = (2, 3)
+
+
+class SwitchableNorm2d(SwitchableNorm):
+    """Switchable Normalization over (N, C, H, W); see :class:`SwitchableNorm`."""
+
+    _input_ndims = (4,)
+
+
+class SwitchableNorm3d(SwitchableNorm):
+    """Switchable Normalization over (N, C, D, H, W); see :class:`SwitchableNorm`."""
+
+    _input_ndims = (5,)

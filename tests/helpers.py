@@ -1,0 +1,41 @@
+"""Helpers that several test files share."""
+
+import torch
+
+import mmnorm
+
+LAYERS = {
+    (name, dims): getattr(mmnorm, f'{name}{dims}d')
+    for name in ('SwitchableNorm', 'ExemplarNorm', 'InstanceMetaNorm')
+    for dims in (1, 2, 3)
+}
+
+
+def randomize(layer):
+    """Give every parameter and running statistic a value without symmetry, so that no term can hide at 0 or 1."""
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.5 + 0.3)
+        if getattr(layer, 'running_mean', None) is not None:
+            layer.running_mean.copy_(torch.randn_like(layer.running_mean))
+            layer.running_var.copy_(torch.rand_like(layer.running_var) + 0.5)
+    return layer
+
+
+def outputs_and_gradients(function, layer, x):
+    """Output and the gradients of the input and of every parameter, for one fixed random output gradient."""
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    layer.zero_grad()
+    y = function(x)
+    y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(y.dtype))
+    gradients = {name: p.grad.clone() for name, p in layer.named_parameters() if p.grad is not None}
+    return dict(output=y.detach(), input=x.grad, **gradients)
+
+
+def assert_same(actual, expected, tolerance=1e-10, floor=1e-2):
+    """Largest difference at most ``tolerance`` of the largest value; values below ``floor`` count as ``floor``."""
+    assert actual.keys() == expected.keys()
+    for name in actual:
+        difference = (actual[name] - expected[name]).abs().max().item() if actual[name].numel() else 0
+        scale = max(expected[name].abs().max().item(), floor) if expected[name].numel() else 1
+        assert difference <= tolerance * scale, f'{name}: differs by {difference:.2e} at scale {scale:.2e}'

@@ -1,0 +1,108 @@
+"""The papers' formulas written out on the whole tensor, one normalizer after the other: slow, and easy to check."""
+
+import torch
+
+
+def standardize_dims(x, normalizer):
+    positions = list(range(2, x.dim()))
+    return {'IN': positions, 'LN': [1, *positions], 'BN': [0, *positions]}[normalizer]
+
+
+def normalizer_moments(x, normalizer, num_groups):
+    """Mean and biased variance that a normalizer uses, broadcastable to x."""
+    if normalizer == 'GN':
+        grouped = x.reshape(x.shape[0], num_groups, -1)
+        mean = grouped.mean(2, keepdim=True)
+        var = ((grouped - mean) ** 2).mean(2, keepdim=True)
+        shape = (*x.shape[:2], *[1] * (x.dim() - 2))
+        return tuple(t.expand(-1, -1, x.shape[1] // num_groups).reshape(shape) for t in (mean, var))
+    dims = standardize_dims(x, normalizer)
+    if not dims:  # IN over (N, C): one value a plane
+        return x, torch.zeros_like(x)
+    mean = x.mean(dims, keepdim=True)
+    return mean, ((x - mean) ** 2).mean(dims, keepdim=True)
+
+
+def pool_moments(layer, x):
+    moments = []
+    for normalizer in layer.normalizers:
+        if normalizer == 'BN' and not layer.training:
+            shape = (1, -1, *[1] * (x.dim() - 2))
+            moments.append((layer.running_mean.reshape(shape), layer.running_var.reshape(shape)))
+        else:
+            moments.append(normalizer_moments(x, normalizer, layer.num_groups))
+    return moments
+
+
+def channels(t, x):
+    """(C,) or (N, C) broadcast against x."""
+    return t.reshape(*((1,) if t.dim() == 1 else ()), *t.shape, *[1] * (x.dim() - 2))
+
+
+def switchable_norm(layer, x):
+    """SN paper, Eqn. 3 to 5."""
+    moments = pool_moments(layer, x)
+    mean_ratios, var_ratios = layer.mean_weight.softmax(0), layer.var_weight.softmax(0)
+    mean = sum(w * m for w, (m, _) in zip(mean_ratios, moments))
+    var = sum(w * v for w, (_, v) in zip(var_ratios, moments))
+    return channels(layer.weight, x) * (x - mean) / torch.sqrt(var + layer.eps) + channels(layer.bias, x)
+
+
+def exemplar_ratios(layer, x):
+    """EN paper, Section 3.3, sample by sample."""
+    pooled = x.flatten(2).mean(2) if x.dim() > 2 else x  # (N, C)
+    moments = pool_moments(layer, x)
+    act = {'tanh': torch.tanh, 'relu': torch.relu}[layer.activation]
+    rows = []
+    for n in range(x.shape[0]):
+        hats = []
+        for mean, var in moments:
+            mean_n, var_n = (t.expand(x.shape[0], x.shape[1], *t.shape[2:])[n].reshape(-1) for t in (mean, var))
+            hats.append((pooled[n] - mean_n) / torch.sqrt(var_n + layer.eps))
+        if layer.ratio_net == 'mlp':
+            features = pooled[n]
+        else:
+            z = torch.stack(hats)  # (K, C)
+            if layer.conv:
+                c, r = layer.num_features, layer.reduction
+                z = torch.stack([(z[:, j * r : (j + 1) * r] * layer.conv_weight[j]).sum(1) for j in range(c // r)], 1)
+            features = torch.stack([torch.stack([(z[a] * z[b]).sum() for b in range(len(z))]) for a in range(len(z))])
+            features = features.reshape(-1)
+        hidden = act(layer.fc1_weight @ features + layer.fc1_bias)
+        rows.append((layer.fc2_weight @ hidden + layer.fc2_bias).softmax(0))
+    return torch.stack(rows)
+
+
+def exemplar_norm(layer, x):
+    """EN paper, Eqn. 3."""
+    ratios = exemplar_ratios(layer, x)
+    y = 0
+    for k, (mean, var) in enumerate(pool_moments(layer, x)):
+        weight = layer.weight if layer.shared_affine else layer.weight[k]
+        lam = ratios[:, k].reshape(-1, *[1] * (x.dim() - 1))
+        y = y + channels(weight, x) * lam * (x - mean) / torch.sqrt(var + layer.eps)
+        if not layer.shared_affine:
+            y = y + channels(layer.bias[k], x)
+    return y + channels(layer.bias, x) if layer.shared_affine else y
+
+
+def instance_meta_norm(layer, x):
+    """ILM paper, Section 3."""
+    acts = {'tanh': torch.tanh, 'sigmoid': torch.sigmoid, 'relu': torch.relu, 'identity': lambda t: t}
+    keys = x.reshape(x.shape[0], x.shape[1] // layer.key_group_size, -1)
+    key_mean = keys.mean(2)
+    key_var = ((keys - key_mean.unsqueeze(2)) ** 2).mean(2)
+    embed = [torch.relu(key @ layer.encoder_weight.T) for key in (key_mean, key_var)]
+    beta = acts[layer.mean_activation](embed[0] @ layer.mean_decoder_weight.T)
+    omega = acts[layer.var_activation](embed[1] @ layer.var_decoder_weight.T)
+    beta, omega = (t.repeat_interleave(layer.key_group_size, 1) for t in (beta, omega))
+    mean, var = normalizer_moments(x, layer.base, layer.num_groups)
+    standard = (x - mean) / torch.sqrt(var + layer.eps)
+    return standard * (channels(omega, x) + channels(layer.weight, x)) + channels(beta, x) + channels(layer.bias, x)
+
+
+PLAIN = {'SwitchableNorm': switchable_norm, 'ExemplarNorm': exemplar_norm, 'InstanceMetaNorm': instance_meta_norm}
+
+
+def plain(layer, x):
+    return PLAIN[type(layer).__name__[:-2]](layer, x)
