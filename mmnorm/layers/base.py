@@ -48,7 +48,7 @@ class LearnedNorm(nn.Module):
         """Scale and shift of each plane, ``y = scale * (x - mean) + shift``.
 
         Args:
-            mean: Mean of each plane, (N, C), in float32 or float64.
+            mean: Mean of each plane, (N, C), in float64, or float32 for half-precision input.
             var: Biased variance of each plane, (N, C).
             positions: Number of positions of a plane.
 

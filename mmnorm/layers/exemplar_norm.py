@@ -151,15 +151,16 @@ class ExemplarNorm(PooledNorm):
             x: Input of the layer, (N, C, \\*).
 
         Returns:
-            Tensor (N, K), rows sum to 1, in the order of ``normalizers``.
+            Tensor (N, K), rows sum to 1, in the order of ``normalizers``; float32, or float64 for such input.
         """
         self._check_input(x)
+        dtype = ops.accumulation_dtype(x.dtype)
         if x.numel() == 0:
-            return torch.full((x.shape[0], len(self.normalizers)), math.nan, device=x.device)
+            return torch.full((x.shape[0], len(self.normalizers)), math.nan, device=x.device, dtype=dtype)
         with torch.autocast(x.device.type, enabled=False):
             mean, var = ops.moments(x)
             means, variances = self.pooled_moments(mean, var, self._positions(x), update_running_stats=False)
-            return self._ratios(mean, (mean - means) * (variances + self.eps).rsqrt())
+            return self._ratios(mean, (mean - means) * (variances + self.eps).rsqrt()).to(dtype)
 
     def coefficients(self, mean: Tensor, var: Tensor, positions: int) -> tuple[Tensor, Tensor]:
         means, variances = self.pooled_moments(mean, var, positions, update_running_stats=True)

@@ -24,11 +24,8 @@ def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     Returns:
         Mean and biased variance of the union.
     """
-    # A guess and its correction, as in ops.moments: means may be large where their differences are small.
-    guess = mean.detach().mean(dim, keepdim=True)
-    deviation = mean - guess
-    correction = deviation.mean(dim, keepdim=True)
-    return guess + correction, (var + (deviation - correction).square()).mean(dim, keepdim=True)
+    pooled = mean.mean(dim, keepdim=True)
+    return pooled, (var + (mean - pooled).square()).mean(dim, keepdim=True)
 
 
 def pool_instance(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:

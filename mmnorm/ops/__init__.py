@@ -1,5 +1,5 @@
 """The passes over the data: moments and affine, forward and backward."""
 
-from .reference import affine, moments, normalize
+from .reference import accumulation_dtype, affine, moments, normalize
 
-__all__ = ['affine', 'moments', 'normalize']
+__all__ = ['accumulation_dtype', 'affine', 'moments', 'normalize']
