@@ -1,0 +1,41 @@
+# make demo: watch DeepLab with EN learn.  make test: all tests.  Both build .venv first, once.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint env constraints
+
+demo: env
+	$(BIN)/python tools/demo.py
+
+test: env lint
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+env: $(READY)
+
+# The operators of mmcv are built from source (minutes, once): without --no-build-isolation it would silently have none.
+# torch===: a CPU-only torch+cpu, where one is offered, has no torchvision to go with it.
+# mmcv and others bring opencv-python, which needs libGL; the headless build has the same cv2 without it.
+$(READY): requirements/build.txt requirements/dev.txt requirements/constraints.txt setup.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements/build.txt
+	$(BIN)/python -m pip install --quiet "torch===2.13.0" torchvision==0.28.0 -c requirements/constraints.txt
+	@echo "building mmcv's operators: this takes some minutes, once"
+	$(BIN)/python -m pip install --quiet --no-build-isolation onedl-mmcv==2.3.6 -c requirements/constraints.txt
+	$(BIN)/python -m pip install --quiet --requirement requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps opencv-python-headless==4.12.0.88
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	$(BIN)/python -m pip check
+	@touch $@
+
+constraints: env
+	{ echo "# Pins of what requirements/dev.txt brings with it; written by: make constraints"; \
+	  $(BIN)/python -m pip freeze --exclude-editable | grep -viE \
+	  "^(nvidia|cuda|triton|torch|onedl|matplotlib|scikit-learn|pycocotools|opencv-python-headless|hypothesis|pytest|ruff|ninja|wheel|setuptools)"; \
+	} > requirements/constraints.txt.new
+	mv requirements/constraints.txt.new requirements/constraints.txt

@@ -1,0 +1,17 @@
+# Mask R-CNN with ResNet-50 and FPN on COCO, 2x, as in the SN paper, Section 4.2: the norm in backbone, FPN, box head
+# (4 convolutions, 1 FC) and mask head; 2 images a GPU; no weight decay on gamma and beta.
+_base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_2x_coco.py'
+custom_imports = dict(imports=['mmnorm'])
+
+model = dict(
+    # These norms do not depend on the batch, so nothing has to be frozen.
+    backbone=dict(frozen_stages=-1, norm_eval=False),
+    roi_head=dict(bbox_head=dict(type='Shared4Conv1FCBBoxHead', conv_out_channels=256)))
+
+# By name: what a parameter is called in the backbone (bn1 to bn3, downsample.1), FPN and heads (bn).
+no_decay = {
+    f'{layer}.{name}': dict(decay_mult=0)
+    for layer in ('bn', 'bn1', 'bn2', 'bn3', 'gn', 'gn1', 'gn2', 'gn3', 'downsample.1')
+    for name in ('weight', 'bias')
+}
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=no_decay))

@@ -1,0 +1,10 @@
+# Mask R-CNN, ResNet-50, FPN, COCO: the baseline of the papers, BN frozen in the backbone and no norm in the heads.
+_base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_2x_coco.py'
+
+# What the backbone starts from: an ImageNet checkpoint of your own (a path; trained by an mmpretrain config with
+# BN), OpenMMLab's weights (a name with ://), or nothing (None).
+pretrained = 'torchvision://resnet50'
+init_cfg = pretrained and dict(
+    type='Pretrained', checkpoint=pretrained, prefix=None if '://' in pretrained else 'backbone.')
+
+model = dict(backbone=dict(init_cfg=init_cfg))

@@ -1,0 +1,134 @@
+"""From the command line to a Runner: what tools/train.py and tools/test.py share."""
+
+import argparse
+import os
+import os.path as osp
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from urllib.error import URLError
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.hub import get_config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from . import checks
+from .errors import UsageError
+
+SCOPES = ('mmseg', 'mmdet', 'mmpretrain')
+_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that train and test share, under the names that OpenMMLab's tools use."""
+    parser.add_argument('config', help='config file, or mmseg::..., mmdet::..., mmpretrain::...')
+    parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config, e.g. train_dataloader.batch_size=4; '
+        'a list is key="[a,b]", and quotes keep spaces out of trouble',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    # Given by torch.distributed.launch, not by people.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run the main function of a tool; a :class:`UsageError` becomes one message on stderr and exit status 2."""
+    try:
+        main()
+    except UsageError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+
+
+def load_config(args: argparse.Namespace) -> tuple[Config, str]:
+    """The config with the options of the command line, and the codebase (scope) it is written for.
+
+    Raises:
+        UsageError: If the file, one of its bases, or the codebase is missing.
+    """
+    cfg = _read_config(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    scope = cfg.get('default_scope')
+    if scope is None:
+        raise UsageError(f'{args.config} has no default_scope; expected one of {", ".join(SCOPES)}')
+    checks.check_codebase(cfg, scope)
+
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    _adapt_to_machine(cfg)
+    if scope == 'mmpretrain':
+        _collate_as_mmpretrain(cfg)
+    return cfg, scope
+
+
+def _read_config(path: str) -> Config:
+    if '::' in path:
+        # get_config would install what is missing.
+        checks.check_installed(path.partition('::')[0], path)
+        read = get_config
+    else:
+        if not osp.isfile(path):
+            raise UsageError(
+                f'config not found: {osp.abspath(path)}. Expected a file, or the name of an installed config such as '
+                f'mmseg::deeplabv3/deeplabv3_r50-d8_4xb4-80k_ade20k-512x512.py'
+            )
+        read = Config.fromfile
+    try:
+        return read(path)
+    except ModuleNotFoundError as error:
+        raise UsageError(f'{path} builds on a codebase that is not installed: {error}') from None
+    except (FileNotFoundError, AssertionError, ValueError, RuntimeError) as error:
+        raise UsageError(f'{path} cannot be read: {error}') from None
+
+
+def _adapt_to_machine(cfg: Config) -> None:
+    """Without a GPU, distributed runs use gloo, which mmengine's launcher cannot start by itself."""
+    if torch.cuda.is_available() or cfg.launcher == 'none':
+        return
+    if cfg.launcher != 'pytorch':
+        raise UsageError(f'--launcher {cfg.launcher} needs GPUs, and none is visible; on CPUs use --launcher pytorch')
+    if 'RANK' not in os.environ:
+        raise UsageError('--launcher pytorch expects the environment of torchrun; use tools/dist_train.sh')
+    if not torch.distributed.is_initialized():
+        # mmengine calls torch.cuda.set_device on its way to init_process_group.
+        torch.distributed.init_process_group('gloo')
+    wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=cfg.get('broadcast_buffers', False))
+    wrapper['find_unused_parameters'] = cfg.get('find_unused_parameters', False)
+    cfg.setdefault('model_wrapper_cfg', wrapper)
+    cfg.model_wrapper_cfg.setdefault('device_ids', None)
+
+
+def _collate_as_mmpretrain(cfg: Config) -> None:
+    """Mmpretrain's configs leave out what its own tools fill in."""
+    defaults = dict(pin_memory=True, collate_fn=dict(type='default_collate'))
+    for name in _LOADERS:
+        if cfg.get(name) is not None:
+            cfg[name] = {**deepcopy(defaults), **cfg[name]}
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The Runner that ``cfg`` asks for."""
+    return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+
+
+def explain_download_failure(cfg: Config, error: URLError) -> UsageError:
+    """What to say where weights named by a URL can't be fetched."""
+    settings = checks.pretrained_settings(cfg)
+    sources = ', '.join(f'{init_cfg["checkpoint"]} (from {key})' for key, init_cfg in settings) or 'the weights'
+    remedy = ''
+    if settings:
+        key = settings[0][0]
+        remedy = f' Give a local file with --cfg-options {key}.checkpoint=PATH, or start from nothing with {key}=None.'
+    return UsageError(f'could not download {sources}: {error.reason}.{remedy}')

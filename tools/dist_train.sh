@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Train on several GPUs of this machine, or on CPUs with gloo: tools/dist_train.sh CONFIG GPUS [options of train.py]
+set -eu
+if [ $# -lt 2 ]; then
+    echo "usage: $0 CONFIG GPUS [options of tools/train.py]" >&2
+    exit 2
+fi
+config=$1 gpus=$2
+shift 2
+python -m torch.distributed.run --nproc_per_node="$gpus" --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
+    "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@"

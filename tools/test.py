@@ -1,0 +1,59 @@
+"""Evaluate a checkpoint of any config of mmseg, mmdet or mmpretrain, at one scale or with --tta at several."""
+
+import argparse
+
+import mmnorm  # noqa: F401  registers SN, EN and ILM
+from mmnorm.engine import checks, launch
+from mmnorm.engine.errors import UsageError
+from mmnorm.engine.tta import enable_tta
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    launch.add_common_arguments(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation: several scales and flips')
+    parser.add_argument('--show-dir', help='paint predictions of test images into this folder')
+    parser.add_argument('--out', help='write the metrics to this .json file')
+    return parser.parse_args()
+
+
+def paint_predictions(cfg, scope: str, folder: str) -> None:
+    """Let the codebase's visualization hook write pictures to ``folder``."""
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise UsageError(f'--show-dir: {cfg.filename} has no default_hooks.visualization')
+    if scope == 'mmseg':
+        hook.draw = True
+        cfg.visualizer.save_dir = folder
+    elif scope == 'mmdet':
+        hook.draw = True
+        hook.test_out_dir = folder
+    else:
+        hook.enable = True
+        hook.out_dir = folder
+
+
+def main() -> None:
+    args = parse_args()
+    if args.out and not args.out.endswith('.json'):
+        raise UsageError(f'--out expects a .json file, got {args.out}')
+    cfg, scope = launch.load_config(args)
+    checks.check_checkpoint(args.checkpoint, 'the command line', 'Train one with tools/train.py, or give its path.')
+    checks.check_data(cfg, ('test_dataloader',))
+    checks.check_evaluator(cfg, ('test_evaluator',))
+    cfg.load_from = args.checkpoint
+    if args.show_dir:
+        paint_predictions(cfg, scope, args.show_dir)
+    if args.tta:
+        enable_tta(cfg, scope)
+
+    metrics = launch.build_runner(cfg).test()
+    if args.out:
+        import mmengine
+
+        mmengine.dump({key: float(value) for key, value in metrics.items()}, args.out)
+
+
+if __name__ == '__main__':
+    launch.run(main)

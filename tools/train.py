@@ -1,0 +1,66 @@
+"""Train any config of mmseg, mmdet or mmpretrain; the norm is whatever its norm_cfg names."""
+
+import argparse
+from urllib.error import URLError
+
+import torch
+
+import mmnorm  # noqa: F401  registers SN, EN and ILM
+from mmnorm.engine import checks, launch
+from mmnorm.engine.errors import UsageError
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    launch.add_common_arguments(parser)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from CHECKPOINT, or without a value from the latest one in the work dir',
+    )
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate by the batch size')
+    return parser.parse_args()
+
+
+def apply_arguments(cfg, args: argparse.Namespace) -> None:
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.amp:
+        if not torch.cuda.is_available():
+            raise UsageError("--amp needs a GPU (mmengine's AmpOptimWrapper), and none is visible; leave it out")
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise UsageError(f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size to scale from')
+        cfg.auto_scale_lr.enable = True
+
+
+def main() -> None:
+    args = parse_args()
+    cfg, _ = launch.load_config(args)
+    apply_arguments(cfg, args)
+
+    checks.check_data(cfg, ('train_dataloader', 'val_dataloader'))
+    checks.check_evaluator(cfg, ('val_evaluator',))
+    if cfg.get('load_from'):
+        source = '--resume' if args.resume else 'load_from'
+        checks.check_checkpoint(cfg.load_from, source, 'Give the path of an existing checkpoint.')
+    checks.check_pretrained(cfg)
+
+    runner = launch.build_runner(cfg)
+    try:
+        runner.train()
+    except URLError as error:
+        raise launch.explain_download_failure(cfg, error) from None
+
+
+if __name__ == '__main__':
+    launch.run(main)
