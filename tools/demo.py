@@ -108,7 +108,7 @@ def main() -> None:
     options = ['--cfg-options', *(f'{loader}.dataset.data_root={data_root}' for loader in loaders)]
     if args.iterations is not None:
         n = args.iterations
-        options += [f'train_cfg.max_iters={n}', f'default_hooks.checkpoint.interval={n}', f'param_scheduler.1.end={n}']
+        options += [f'train_cfg.max_iters={n}', f'default_hooks.checkpoint.interval={n}', f'param_scheduler.0.end={n}']
 
     results = {}
     for norm in NORMS:

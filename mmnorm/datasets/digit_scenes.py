@@ -39,8 +39,8 @@ _INK_THRESHOLD = 0.42
 _WANTED_CONTRAST = 110.0
 _PIXEL_NOISE = 5.0
 # Bright ink on dark grounds: a network that trains for minutes should spend them on the digits, not on polarity.
-_INK_COLOURS = (120, 255)
-_BACKGROUND_COLOURS = (0, 110)
+_INK_COLOURS = (150, 255)
+_BACKGROUND_COLOURS = (0, 100)
 
 
 class Instance(NamedTuple):
@@ -126,8 +126,8 @@ def compose_scene(
     split: str = 'train',
     seed: int = 0,
     size: tuple[int, int] = (128, 128),
-    digits: tuple[int, int] = (1, 4),
-    digit_size: tuple[float, float] = (0.4, 0.8),
+    digits: tuple[int, int] = (1, 3),
+    digit_size: tuple[float, float] = (0.45, 0.8),
 ) -> Scene:
     """Compose one scene; the same arguments always give the same scene.
 

@@ -55,7 +55,10 @@ def load_config(args: argparse.Namespace) -> tuple[Config, str]:
     """
     cfg = _read_config(args.config)
     if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+        try:
+            cfg.merge_from_dict(args.cfg_options)
+        except (TypeError, KeyError, IndexError) as error:
+            raise UsageError(f'--cfg-options does not fit {args.config}: {error}') from None
     scope = cfg.get('default_scope')
     if scope is None:
         raise UsageError(f'{args.config} has no default_scope; expected one of {", ".join(SCOPES)}')
@@ -89,7 +92,7 @@ def _read_config(path: str) -> Config:
         return read(path)
     except ModuleNotFoundError as error:
         raise UsageError(f'{path} builds on a codebase that is not installed: {error}') from None
-    except (FileNotFoundError, AssertionError, ValueError, RuntimeError) as error:
+    except (SyntaxError, OSError, AssertionError, ValueError, RuntimeError) as error:
         raise UsageError(f'{path} cannot be read: {error}') from None
 
 
