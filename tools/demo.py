@@ -90,6 +90,7 @@ def draw_predictions(out: Path, data_root: Path, picture: Path, scenes: int = 5)
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=Path, default=Path('work_dirs/demo'), help='where everything goes')
+    parser.add_argument('--scenes', type=int, default=4800, help='number of training scenes')
     parser.add_argument('--iterations', type=int, help='train shorter or longer than the configs say')
     return parser.parse_args()
 
@@ -100,8 +101,8 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     # The configs read data/digits from the current folder; the demo works from any.
     run_tool(
-        out / 'make_digits.txt', 'make_digits.py', 'ade20k', '--out', out / 'digits', '--size', 96, 96,
-        '--train', 2400, '--val', 100,
+        out / 'make_digits.txt', 'make_digits.py', 'ade20k', '--out', out / 'digits', '--size', 64, 64,
+        '--train', args.scenes, '--val', max(args.scenes // 48, 5),
     )  # fmt: skip
     data_root = out / 'digits/ade/ADEChallengeData2016'
     loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -122,7 +123,7 @@ def main() -> None:
     print(f'\n{"norm":6}{"training":>12}{"mIoU, one scale":>20}{"mIoU, several scales":>24}')
     for norm, result in results.items():
         print(f'{norm:6}{result["seconds"]:10.0f} s{result["single"]:20.2f}{result["multi"]:24.2f}')
-    print(f'\nmIoU in percent over 11 classes, the same iterations and batches of 4 for both. Pictures: {picture}')
+    print(f'\nmIoU in percent over 11 classes, the same iterations and batches of 16 for both. Pictures: {picture}')
 
 
 if __name__ == '__main__':

@@ -32,15 +32,15 @@ _MIN_DIGIT_HEIGHT = 10.0
 _MIN_VISIBLE_PIXELS = 16
 _MIN_VISIBLE_FRACTION = 0.7
 _ATTEMPTS_PER_DIGIT = 20
-_MAX_ROTATION = 15.0
-# A digit rotated by _MAX_ROTATION is up to 1.23 times as wide as its height, and has to fit the short side.
+_MAX_ROTATION = 10.0
+# A digit rotated by _MAX_ROTATION is up to 1.16 times as wide as its height, and has to fit the short side.
 _MAX_DIGIT_SIZE = 0.8
 _INK_THRESHOLD = 0.42
 _WANTED_CONTRAST = 110.0
 _PIXEL_NOISE = 5.0
 # Bright ink on dark grounds: a network that trains for minutes should spend them on the digits, not on polarity.
-_INK_COLOURS = (150, 255)
-_BACKGROUND_COLOURS = (0, 100)
+_INK_COLOURS = (170, 255)
+_BACKGROUND_COLOURS = (0, 80)
 
 
 class Instance(NamedTuple):
@@ -126,8 +126,8 @@ def compose_scene(
     split: str = 'train',
     seed: int = 0,
     size: tuple[int, int] = (128, 128),
-    digits: tuple[int, int] = (1, 3),
-    digit_size: tuple[float, float] = (0.45, 0.8),
+    digits: tuple[int, int] = (1, 2),
+    digit_size: tuple[float, float] = (0.5, 0.8),
 ) -> Scene:
     """Compose one scene; the same arguments always give the same scene.
 
