@@ -73,7 +73,7 @@ def test_masks_agree_with_the_semantic_map(index, split, seed, size):
 
 
 def test_scenes_are_varied():
-    scenes = [compose_scene(index) for index in range(40)]
+    scenes = [compose_scene(index) for index in range(80)]
     assert {value for scene in scenes for value in np.unique(scene.semantic)} == set(range(11))
     assert {len(scene.instances) for scene in scenes} == {1, 2}
     heights = [np.ptp(np.flatnonzero(mask.any(1))) for scene in scenes for _, mask in scene.instances]
