@@ -19,11 +19,12 @@ def enable_tta(cfg: Config, scope: str) -> None:
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
-    if default is not None:
-        tta_model, tta_pipeline = default(deepcopy(dataset.pipeline))
-        cfg.setdefault('tta_model', tta_model)
-        cfg.setdefault('tta_pipeline', tta_pipeline)
     missing = [name for name in ('tta_model', 'tta_pipeline') if cfg.get(name) is None]
+    if missing and default is not None:
+        tta_model, tta_pipeline = default(deepcopy(dataset.pipeline))
+        defaults = dict(tta_model=tta_model, tta_pipeline=tta_pipeline)
+        cfg.merge_from_dict({name: defaults[name] for name in missing})
+        missing = []
     if missing:
         raise UsageError(
             f'{cfg.filename} has no {" and no ".join(missing)}, which --tta needs; '

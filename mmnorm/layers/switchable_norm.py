@@ -92,6 +92,7 @@ class SwitchableNorm(PooledNorm):
             self.mean_weight.copy_(1 + self._initial_logits())
             self.var_weight.copy_(1 + self._initial_logits())
 
+    @torch.no_grad()
     def importance_weights(self) -> Tensor:
         """The learned weights of the normalizers.
 
