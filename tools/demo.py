@@ -43,7 +43,7 @@ def train_and_test(norm: str, out: Path, options: list[str]) -> dict[str, float]
     checkpoint = Path((work_dir / 'last_checkpoint').read_text().strip())
     for key, flags in {'single': [], 'multi': ['--tta']}.items():
         metrics = work_dir / f'{key}.json'
-        test = [config, checkpoint, '--work-dir', work_dir, '--out', metrics, *flags, *options]
+        test = [config, checkpoint, '--work-dir', work_dir / f'test_{key}', '--out', metrics, *flags, *options]
         run_tool(work_dir / f'test_{key}.txt', 'test.py', *test)
         result[key] = json.loads(metrics.read_text())['mIoU']
     return result
@@ -64,7 +64,7 @@ def draw_predictions(out: Path, data_root: Path, picture: Path, scenes: int = 5)
     for norm in NORMS:
         work_dir = out / norm.lower()
         checkpoint = (work_dir / 'last_checkpoint').read_text().strip()
-        models[norm] = init_model(str(work_dir / config_of(norm).name), checkpoint, device='cpu')
+        models[norm] = init_model(str(config_of(norm)), checkpoint, device='cpu')
     meta = models[NORMS[0]].dataset_meta
     palette = np.array(meta['palette'], dtype=np.uint8)
     columns = ['image', 'truth', *models]
