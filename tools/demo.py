@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import mmnorm  # noqa: F401  registers EN, and finds the configs behind mmseg::
+
 ROOT = Path(__file__).resolve().parent.parent
 NORMS = ('EN', 'BN')
 
