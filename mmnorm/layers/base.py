@@ -75,7 +75,7 @@ class LearnedNorm(nn.Module):
             # gradients rather than none, which DistributedDataParallel would wait for.
             return sum((p.sum().to(x.dtype) * 0 for p in self.parameters()), x.clone())
         with torch.autocast(x.device.type, enabled=False):
-            return ops.normalize(x, partial(self.coefficients, positions=self._positions(x)), tuple(self.parameters()))
+            return ops.normalize(x, partial(self.coefficients, positions=self._positions(x)))
 
     def _waits_for_others(self) -> bool:
         """Whether other processes count on this one to take part even with an empty batch."""

@@ -1,5 +1,7 @@
-"""The passes over the data: moments and affine, forward and backward."""
+"""The passes over the data: moments and affine, forward and backward, in several implementations."""
 
-from .reference import accumulation_dtype, affine, moments, normalize
+from .backend import get_backend, set_backend
+from .fused import normalize
+from .reference import accumulation_dtype, moments
 
-__all__ = ['accumulation_dtype', 'affine', 'moments', 'normalize']
+__all__ = ['accumulation_dtype', 'get_backend', 'moments', 'normalize', 'set_backend']

@@ -1,20 +1,19 @@
-"""The passes written with plain PyTorch operators: readable, and differentiable any number of times.
+r"""The passes written with plain PyTorch operators: readable, and differentiable any number of times.
 
 Every layer of this package is the same three steps, and only the middle one differs::
 
     x (N, C, *) --moments--> mean, var (N, C) --coefficients--> scale, shift (N, C) --affine--> y (N, C, *)
 
 ``shift`` is the value that the mean of the plane is sent to, ``y = scale * (x - mean) + shift``. The usual
-``scale * x + offset`` subtracts two large numbers where |mean| >> std; here ``x - mean`` is exact and the pooled
+``scale * x + offset`` subtracts two large numbers where \|mean\| >> std; here ``x - mean`` is exact and the pooled
 means enter ``shift`` as differences to the mean of the plane.
-"""
 
-from collections.abc import Callable, Sequence
+Two more passes belong to the backward: the sums of a plane that the coefficients' gradients need, and the gradient of
+the input. The other implementations of the four (:mod:`.composed`, :mod:`.triton_passes`) are tested against these.
+"""
 
 import torch
 from torch import Tensor
-
-Coefficients = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -61,33 +60,65 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     Args:
         x: Floating-point tensor of shape (N, C, \*).
         mean: Mean of each plane, (N, C).
-        scale: Slope of each plane, (N, C) or broadcastable to it.
-        shift: Value of each plane at its mean, (N, C) or broadcastable to it.
+        scale: Slope of each plane, (N, C).
+        shift: Value of each plane at its mean, (N, C).
 
     Returns:
         Tensor of the shape, type and memory format of ``x``.
     """
-    dtype = accumulation_dtype(x.dtype)
     # The rounding of the mean to the type of x is made good in the shift.
-    center = mean.detach().to(dtype)
+    center = mean.detach().to(accumulation_dtype(x.dtype))
     shift = shift + scale * (center - mean)
-    center, scale, shift = (t.to(dtype).reshape(t.shape + (1,) * (x.dim() - 2)) for t in (center, scale, shift))
-    return ((x.to(dtype) - center) * scale + shift).to(x.dtype)
+    return (_deviation(x, center) * _spread(scale, x) + _spread(shift, x)).to(x.dtype)
 
 
-def normalize(x: Tensor, coefficients: Coefficients, params: Sequence[Tensor] = ()) -> Tensor:
-    r"""The whole layer: moments, coefficients, affine.
+def plane_sums(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Sums over the positions of each plane of ``dy`` and of ``dy * (x - mean)``.
 
     Args:
-        x: Floating-point tensor of shape (N, C, \\*), not empty.
-        coefficients: Function of mean and var, both (N, C), that gives scale and shift, both broadcastable to
-            (N, C). It is called once, and may have side effects such as an update of running statistics.
-        params: The tensors besides mean and var that ``coefficients`` is differentiated by. Unused here, where
-            autograd sees them by itself; an engine with a backward of its own needs them named.
+        dy: Gradient of the output, of the shape, type and memory format of ``x``.
+        x: Floating-point tensor of shape (N, C, \*).
+        mean: Mean of each plane, (N, C).
+        var: Variance of each plane, (N, C). It only tells how large the mean is, relative to the deviations.
 
     Returns:
-        Tensor of the shape, type and memory format of ``x``, never a view of it.
+        The two sums, each (N, C), in the type of ``mean``.
     """
-    mean, var = moments(x)
-    scale, shift = coefficients(mean, var)
-    return affine(x, mean, scale, shift)
+    positions = tuple(range(2, x.dim()))
+    center = mean.detach().to(accumulation_dtype(x.dtype))
+    dy = dy.to(center.dtype)
+    products = dy * _deviation(x, center)
+    total, product_total = ((t.sum(positions) if positions else t).to(mean.dtype) for t in (dy, products))
+    return total, product_total + (center - mean) * total
+
+
+def input_gradient(
+    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, scale: Tensor, slope: Tensor, offset: Tensor
+) -> Tensor:
+    r"""``scale * dy + slope * (x - mean) + offset``, each plane with its own four numbers.
+
+    Args:
+        dy: Gradient of the output, of the shape, type and memory format of ``x``.
+        x: Floating-point tensor of shape (N, C, \*).
+        mean: Mean of each plane, (N, C).
+        var: Variance of each plane, (N, C), with the same purpose as in :func:`plane_sums`.
+        scale: Factor of ``dy``, (N, C).
+        slope: Factor of the deviation from the mean, (N, C).
+        offset: Constant, (N, C).
+
+    Returns:
+        Tensor of the shape, type and memory format of ``x``.
+    """
+    center = mean.detach().to(accumulation_dtype(x.dtype))
+    offset = offset + slope * (center - mean)
+    terms = dy.to(center.dtype) * _spread(scale, x) + _deviation(x, center) * _spread(slope, x)
+    return (terms + _spread(offset, x)).to(x.dtype)
+
+
+def _spread(t: Tensor, x: Tensor) -> Tensor:
+    """(N, C) to (N, C, 1, ...), in the type that the passes over ``x`` compute in."""
+    return t.to(accumulation_dtype(x.dtype)).reshape(t.shape + (1,) * (x.dim() - 2))
+
+
+def _deviation(x: Tensor, center: Tensor) -> Tensor:
+    return x.to(center.dtype) - _spread(center, x)

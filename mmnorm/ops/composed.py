@@ -1,0 +1,298 @@
+r"""The passes composed of PyTorch's native CPU kernels, so that each reads and writes what it must and no more.
+
+The planes of a contiguous tensor are the channels of a one-sample tensor (1, N*C, L), whose group norm with as many
+groups as channels has vectorized kernels for the moments and for the two sums of the backward, and whose batch norm
+in eval mode is the affine pass. ``var_mean`` and the training-mode batch norm, the obvious choices, are several times
+slower. In channels_last each sample is a batch of its own to the batch-norm kernels, which are vectorized there.
+
+Those kernels write ``scale * x + offset``, or sum ``dy * x`` before the mean is subtracted, which is as accurate as
+nn.BatchNorm2d unless \|mean\| >> std. Planes like that are rare; where there is one, the mean is subtracted first, in
+a temporary small enough for the cache.
+
+Devices without such kernels take the reference's operators, pass by pass.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .reference import accumulation_dtype, coefficient_dtype
+
+# Bytes of a temporary: small enough to stay in the cache, large enough to outweigh the call.
+CHUNK_BYTES = 1 << 22
+# A sample with fewer bytes does not outweigh a call of its own.
+SAMPLE_BYTES = 1 << 18
+# |mean| / std up to which the mean need not be subtracted first, by the type of x.
+OFFSET_LIMITS = {torch.float16: 512.0, torch.bfloat16: 512.0, torch.float32: 32.0, torch.float64: 1e5}
+
+_aten = torch.ops.aten
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """See :func:`.reference.moments`."""
+    if x.shape[2:].numel() == 1:
+        mean = x.reshape(x.shape[:2]).to(coefficient_dtype(x))
+        return mean, torch.zeros_like(mean)
+    if not x.is_cpu:
+        return reference.moments(x)
+    if x.is_contiguous():
+        return _moments_contiguous(x)
+    if _sample_bytes(x) < SAMPLE_BYTES:
+        return reference.moments(x)
+    return _moments_channels_last(x)
+
+
+def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """See :func:`.reference.affine`."""
+    if not x.is_cpu:
+        return reference.affine(x, mean, scale, shift)
+    center = mean.to(accumulation_dtype(x.dtype))
+    shift = torch.addcmul(shift, scale, center - mean) if center.dtype != mean.dtype else shift
+    large = _exceeds((scale * mean).abs_().max(), x)
+    scale, shift = scale.to(center.dtype), shift.to(center.dtype)
+    y = torch.empty_like(x)
+    if x.is_contiguous():
+        return _affine_contiguous(x, center, scale, shift, large, y)
+    return _affine_channels_last(x, center, scale, shift, large, y)
+
+
+def plane_sums(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """See :func:`.reference.plane_sums`."""
+    contiguous = x.is_contiguous()
+    if not x.is_cpu or (not contiguous and _sample_bytes(x) < SAMPLE_BYTES):
+        return reference.plane_sums(dy, x, mean, var)
+    center = mean.to(accumulation_dtype(x.dtype))
+    if contiguous:
+        total, product_total = _plane_sums_contiguous(dy, x, center, _has_large_offset(x, mean, var))
+    else:
+        total, product_total = _plane_sums_channels_last(dy, x, center)
+    total, product_total = total.to(mean.dtype), product_total.to(mean.dtype)
+    if center.dtype != mean.dtype:
+        product_total.addcmul_(center - mean, total)
+    return total, product_total
+
+
+def input_gradient(
+    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, scale: Tensor, slope: Tensor, offset: Tensor
+) -> Tensor:
+    """See :func:`.reference.input_gradient`."""
+    if not x.is_cpu:
+        return reference.input_gradient(dy, x, mean, var, scale, slope, offset)
+    # Where nothing is large, zero is as good a center as the mean, and saves the subtraction.
+    center = mean.to(accumulation_dtype(x.dtype)) if _has_large_offset(x, mean, var) else None
+    offset = torch.addcmul(offset, slope, mean if center is None else mean - center, value=-1)
+    scale, slope, offset = (t.to(accumulation_dtype(x.dtype)) for t in (scale, slope, offset))
+    dx = torch.empty_like(x)
+    if x.is_contiguous():
+        return _input_gradient_contiguous(dy, x, center, scale, slope, offset, dx)
+    return _input_gradient_channels_last(dy, x, center, scale, slope, offset, dx)
+
+
+def _exceeds(offset: Tensor, x: Tensor) -> bool:
+    return offset.item() > OFFSET_LIMITS[x.dtype]
+
+
+def _has_large_offset(x: Tensor, mean: Tensor, var: Tensor) -> bool:
+    """Whether any plane has |mean| >> std."""
+    return mean.square().sub_(var, alpha=OFFSET_LIMITS[x.dtype] ** 2).max().item() > 0
+
+
+def _sample_bytes(x: Tensor) -> int:
+    return x.shape[1:].numel() * x.element_size()
+
+
+# Contiguous: the planes are rows of (N*C, L).
+
+
+def _planes(x: Tensor) -> Tensor:
+    return x.view(x.shape[0] * x.shape[1], -1)
+
+
+def _chunks(planes: Tensor) -> Iterator[slice]:
+    """Slices of the planes that are CHUNK_BYTES each, about."""
+    # Two planes at least keep both sides of the native kernels' parallel loops busy.
+    step = max(2, CHUNK_BYTES // (planes.shape[1] * planes.element_size()))
+    for start in range(0, planes.shape[0], step):
+        yield slice(start, min(start + step, planes.shape[0]))
+
+
+def _row_moments(planes: Tensor, one: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and reciprocal standard deviation of each row, in the type of ``one``; infinite where a row is constant."""
+    rows, positions = planes.shape
+    # With weights, which may be of a wider type than x, the statistics are of that type.
+    _, mean, rstd = _aten.native_group_norm(planes[None], one[:rows], zero[:rows], 1, rows, positions, rows, 0.0)
+    return mean[0], rstd[0]
+
+
+def _moments_contiguous(x: Tensor) -> tuple[Tensor, Tensor]:
+    planes, dtype = _planes(x), coefficient_dtype(x)
+    one = planes.new_ones(planes.shape[0], dtype=accumulation_dtype(x.dtype))
+    zero = torch.zeros_like(one)
+    mean, rstd = _concatenate([_row_moments(planes[rows], one, zero) for rows in _chunks(planes)])
+    mean, var = mean.to(dtype), rstd.to(dtype).pow_(-2)
+    if _has_large_offset(x, mean, var):
+        parts = []
+        for rows in _chunks(planes):
+            correction, rstd = _row_moments(planes[rows] - mean[rows, None].to(one.dtype), one, zero)
+            parts.append((mean[rows].to(one.dtype).to(dtype) + correction, rstd.to(dtype).pow_(-2)))
+        mean, var = _concatenate(parts)
+    return mean.view(x.shape[:2]), var.view(x.shape[:2])
+
+
+def _concatenate(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return parts[0] if len(parts) == 1 else tuple(torch.cat(ts) for ts in zip(*parts, strict=True))
+
+
+def _affine_rows(planes: Tensor, center: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
+    """``out = scale * (planes - center) + shift``, by the batch norm of eval mode."""
+    unused = center.new_empty(0)
+    _aten.native_batch_norm.out(
+        planes[None],
+        scale,
+        shift,
+        center,
+        torch.ones_like(center),
+        False,
+        0.0,
+        0.0,
+        out=out[None],
+        save_mean=unused,
+        save_invstd=unused,
+    )
+
+
+def _affine_contiguous(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor, large: bool, y: Tensor) -> Tensor:
+    planes, out = _planes(x), _planes(y)
+    center, scale, shift = center.view(-1), scale.view(-1), shift.view(-1)
+    if not large:
+        _affine_rows(planes, center, scale, shift, out)
+        return y
+    zero = torch.zeros_like(center)
+    for rows in _chunks(planes):
+        deviation = planes[rows] - center[rows, None]
+        _affine_rows(deviation, zero[rows], scale[rows], shift[rows], deviation)
+        out[rows] = deviation
+    return y
+
+
+def _plane_sums_contiguous(dy: Tensor, x: Tensor, center: Tensor, large: bool) -> tuple[Tensor, Tensor]:
+    one = torch.ones_like(center).view(-1)
+
+    def sums(dy: Tensor, planes: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        rows, positions = planes.shape
+        # As the gradients of a group norm's gamma and beta, where std is 1.
+        _, product_total, total = _aten.native_group_norm_backward(
+            dy[None],
+            planes[None],
+            mean[None],
+            one[None, :rows],
+            one[:rows],
+            1,
+            rows,
+            positions,
+            rows,
+            [False, True, True],
+        )
+        return total, product_total
+
+    dy, planes, mean = _planes(dy), _planes(x), center.view(-1)
+    if large:
+        zero = torch.zeros_like(mean)
+        total, product_total = _concatenate(
+            [sums(dy[rows].to(mean.dtype), planes[rows] - mean[rows, None], zero[rows]) for rows in _chunks(planes)]
+        )
+    else:
+        total, product_total = sums(dy, planes, mean)
+    return total.view(center.shape), product_total.view(center.shape)
+
+
+def _input_gradient_contiguous(
+    dy: Tensor, x: Tensor, center: Tensor | None, scale: Tensor, slope: Tensor, offset: Tensor, dx: Tensor
+) -> Tensor:
+    dy, planes, out = _planes(dy), _planes(x), _planes(dx)
+    scale, slope, offset = scale.view(-1), slope.view(-1), offset.view(-1)
+    zero = torch.zeros_like(scale)
+    for rows in _chunks(planes):
+        # Half precision is rounded once, at the end.
+        part = out[rows] if out.dtype == scale.dtype else torch.empty_like(out[rows], dtype=scale.dtype)
+        terms = planes[rows].to(scale.dtype)
+        if center is not None:
+            terms = torch.sub(terms, center.view(-1, 1)[rows], out=part)
+        _affine_rows(terms, zero[rows], slope[rows], offset[rows], part)
+        part.addcmul_(dy[rows].to(scale.dtype), scale[rows, None])
+        if out.dtype != scale.dtype:
+            out[rows] = part
+    return dx
+
+
+# channels_last: the samples are matrices (L, C).
+
+
+def _samples(x: Tensor) -> Tensor:
+    """(N, L, C), a view."""
+    return x.movedim(1, -1).flatten(1, -2)
+
+
+def _as_batch(sample: Tensor) -> Tensor:
+    """(L, C) as a channels_last batch of one sample, (1, C, L, 1)."""
+    return sample.t()[None, :, :, None]
+
+
+def _moments_channels_last(x: Tensor) -> tuple[Tensor, Tensor]:
+    dtype, samples = coefficient_dtype(x), _samples(x)
+    wide = accumulation_dtype(x.dtype)
+    update_stats = _aten.batch_norm_update_stats
+    parts = [update_stats(_as_batch(sample.to(wide)), None, None, 0.0) for sample in samples]
+    mean, var = (torch.stack(ts).to(dtype) for ts in zip(*parts, strict=True))
+    if _has_large_offset(x, mean, var):
+        center = mean.to(wide)
+        parts = [update_stats(_as_batch(s.to(wide) - c), None, None, 0.0) for s, c in zip(samples, center, strict=True)]
+        correction, var = (torch.stack(ts).to(dtype) for ts in zip(*parts, strict=True))
+        mean = center.to(dtype) + correction
+    return mean, var
+
+
+def _affine_channels_last(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor, large: bool, y: Tensor) -> Tensor:
+    samples, out = _samples(x), _samples(y)
+    center, scale, shift = center[:, None], scale[:, None], shift[:, None]
+    if out.dtype != scale.dtype:
+        for n, sample in enumerate(samples):
+            out[n] = torch.addcmul(shift[n], sample.to(scale.dtype) - center[n], scale[n])
+    elif large:
+        torch.sub(samples, center, out=out)
+        torch.addcmul(shift, out, scale, out=out)
+    else:
+        torch.addcmul(torch.addcmul(shift, scale, center, value=-1), samples, scale, out=out)
+    return y
+
+
+def _plane_sums_channels_last(dy: Tensor, x: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
+    one = torch.ones_like(center[0])
+    totals, product_totals = [], []
+    for gradient, sample, mean in zip(_samples(dy), _samples(x), center, strict=True):
+        # As the gradients of a batch norm's gamma and beta, where std is 1.
+        _, product_total, total = _aten.native_batch_norm_backward(
+            _as_batch(gradient), _as_batch(sample), one, mean, one, mean, one, True, 0.0, [False, True, True]
+        )
+        totals.append(total)
+        product_totals.append(product_total)
+    return torch.stack(totals), torch.stack(product_totals)
+
+
+def _input_gradient_channels_last(
+    dy: Tensor, x: Tensor, center: Tensor | None, scale: Tensor, slope: Tensor, offset: Tensor, dx: Tensor
+) -> Tensor:
+    dy, samples, out = _samples(dy), _samples(x), _samples(dx)
+    scale, slope, offset = scale[:, None], slope[:, None], offset[:, None]
+    if out.dtype != scale.dtype:
+        for n, sample in enumerate(samples):
+            terms = sample.to(scale.dtype) if center is None else sample.to(scale.dtype) - center[n]
+            part = torch.addcmul(offset[n], terms, slope[n])
+            out[n] = part.addcmul_(dy[n].to(scale.dtype), scale[n])
+    else:
+        terms = samples if center is None else torch.sub(samples, center[:, None], out=out)
+        torch.addcmul(offset, terms, slope, out=out)
+        torch.addcmul(out, dy, scale, out=out)
+    return dx
