@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import ops
+from ..ops.closed_form import PoolForm
 from .pool import NORMALIZERS, pool_batch, pool_batch_sync, pool_group, pool_instance, pool_layer, spread_groups
 from .state_dict import adopt_sibling_weights
 
@@ -44,18 +45,34 @@ class LearnedNorm(nn.Module):
         self.eps = float(eps)
         self.affine = affine
 
-    def coefficients(self, mean: Tensor, var: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+    def coefficients(
+        self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Scale and shift of each plane, ``y = scale * (x - mean) + shift``.
 
         Args:
             mean: Mean of each plane, (N, C), in float64, or float32 for half-precision input.
             var: Biased variance of each plane, (N, C).
             positions: Number of positions of a plane.
+            update_running_stats: Whether the batch may enter running statistics, where there are any.
 
         Returns:
             Scale and shift, both broadcastable to (N, C).
         """
         raise NotImplementedError
+
+    def closed_form(self, dtype: torch.dtype, positions: int):
+        """:meth:`coefficients` with written-out gradients; see :mod:`mmnorm.ops.closed_form`. None if there is none.
+
+        Args:
+            dtype: The type to compute in.
+            positions: Number of positions of a plane.
+        """
+        return None
+
+    def coefficient_parameters(self) -> dict[str, Tensor | None]:
+        """The parameters, in the order in which the closed form takes them."""
+        return self._parameters
 
     def forward(self, x: Tensor) -> Tensor:
         r"""Normalize ``x``.
@@ -75,7 +92,7 @@ class LearnedNorm(nn.Module):
             # gradients rather than none, which DistributedDataParallel would wait for.
             return sum((p.sum().to(x.dtype) * 0 for p in self.parameters()), x.clone())
         with torch.autocast(x.device.type, enabled=False):
-            return ops.normalize(x, partial(self.coefficients, positions=self._positions(x)))
+            return ops.normalize(x, self)
 
     def _waits_for_others(self) -> bool:
         """Whether other processes count on this one to take part even with an empty batch."""
@@ -225,6 +242,24 @@ class PooledNorm(LearnedNorm):
                 pooled.append(self._batch_moments(mean, var, positions, update_running_stats))
         means, variances = zip(*pooled, strict=False)
         return tuple(torch.stack([t.expand_as(mean) for t in ts]) for ts in (means, variances))
+
+    def _pool_forms(self, dtype: torch.dtype, positions: int) -> list[PoolForm] | None:
+        """The pool for a closed form; None where other processes take part in it."""
+        if self._waits_for_others():
+            return None
+        forms = []
+        for normalizer in self.normalizers:
+            if normalizer != 'BN':
+                forms.append(PoolForm(normalizer, dtype, self.num_groups))
+            elif not self.training and self.track_running_stats:
+                forms.append(PoolForm('running', dtype, running=(self.running_mean, self.running_var)))
+            else:
+                tracks = self.training and self.track_running_stats
+                forms.append(PoolForm('BN', dtype, track=partial(self._track, positions) if tracks else None))
+        return forms
+
+    def _track(self, positions: int, samples: int, mean: Tensor, var: Tensor) -> None:
+        self._update_running_stats(mean, var, samples * positions)
 
     def _batch_moments(self, mean: Tensor, var: Tensor, positions: int, update: bool) -> tuple[Tensor, Tensor]:
         if not self.training and self.track_running_stats:

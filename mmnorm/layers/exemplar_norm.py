@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
+from ..ops.closed_form import ExemplarForm
 from .base import PooledNorm, check_positive_int
 
 RATIO_NETS = ('pairwise', 'mlp')
@@ -158,12 +159,20 @@ class ExemplarNorm(PooledNorm):
         if x.numel() == 0:
             return torch.full((x.shape[0], len(self.normalizers)), math.nan, device=x.device, dtype=dtype)
         with torch.autocast(x.device.type, enabled=False):
-            mean, var = ops.moments(x)
+            mean, var = ops.moments(x)[:2]
             means, variances = self.pooled_moments(mean, var, self._positions(x), update_running_stats=False)
             return self._ratios(mean, (mean - means) * (variances + self.eps).rsqrt()).to(dtype)
 
-    def coefficients(self, mean: Tensor, var: Tensor, positions: int) -> tuple[Tensor, Tensor]:
-        means, variances = self.pooled_moments(mean, var, positions, update_running_stats=True)
+    def closed_form(self, dtype: torch.dtype, positions: int) -> ExemplarForm | None:
+        pools = self._pool_forms(dtype, positions)
+        if pools is None:
+            return None
+        return ExemplarForm(pools, self.eps, dtype, self.ratio_net == 'pairwise', self.activation == 'tanh')
+
+    def coefficients(
+        self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        means, variances = self.pooled_moments(mean, var, positions, update_running_stats)
         inv_std = (variances + self.eps).rsqrt()
         pooled_hat = (mean - means) * inv_std
         ratios = self._ratios(mean, pooled_hat)

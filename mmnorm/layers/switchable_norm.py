@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..ops.closed_form import SwitchableForm
 from .base import PooledNorm
 
 
@@ -104,8 +105,14 @@ class SwitchableNorm(PooledNorm):
     def _importance_weights(self, dtype: torch.dtype) -> Tensor:
         return torch.stack([self.mean_weight, self.var_weight]).to(dtype).softmax(1)
 
-    def coefficients(self, mean: Tensor, var: Tensor, positions: int) -> tuple[Tensor, Tensor]:
-        means, variances = self.pooled_moments(mean, var, positions, update_running_stats=True)
+    def closed_form(self, dtype: torch.dtype, positions: int) -> SwitchableForm | None:
+        pools = self._pool_forms(dtype, positions)
+        return None if pools is None else SwitchableForm(pools, self.eps, dtype)
+
+    def coefficients(
+        self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        means, variances = self.pooled_moments(mean, var, positions, update_running_stats)
         mean_ratios, var_ratios = self._importance_weights(mean.dtype)
         # mean - sum_k w_k mean_k, as the weights sum to 1: the differences are small where the means may be large.
         deviation = torch.tensordot(mean_ratios, mean - means, 1)

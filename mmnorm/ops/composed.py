@@ -12,6 +12,7 @@ a temporary small enough for the cache.
 Devices without such kernels take the reference's operators, pass by pass.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -21,82 +22,77 @@ from . import reference
 from .reference import accumulation_dtype, coefficient_dtype
 
 # Bytes of a temporary: small enough to stay in the cache, large enough to outweigh the call.
-CHUNK_BYTES = 1 << 22
+CHUNK_BYTES = 1 << 23
 # A sample with fewer bytes does not outweigh a call of its own.
 SAMPLE_BYTES = 1 << 18
 # |mean| / std up to which the mean need not be subtracted first, by the type of x.
 OFFSET_LIMITS = {torch.float16: 512.0, torch.bfloat16: 512.0, torch.float32: 32.0, torch.float64: 1e5}
 
+# Positions from which a plane is summed in parts.
+LONG_ROW = 1 << 14
+
 _aten = torch.ops.aten
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+def moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`.reference.moments`."""
+    if not x.is_cpu or (not x.is_contiguous() and _sample_bytes(x) < SAMPLE_BYTES):
+        return reference.moments(x)
     if x.shape[2:].numel() == 1:
         mean = x.reshape(x.shape[:2]).to(coefficient_dtype(x))
-        return mean, torch.zeros_like(mean)
-    if not x.is_cpu:
-        return reference.moments(x)
-    if x.is_contiguous():
-        return _moments_contiguous(x)
-    if _sample_bytes(x) < SAMPLE_BYTES:
-        return reference.moments(x)
-    return _moments_channels_last(x)
+        return mean, torch.zeros_like(mean), torch.zeros((), dtype=torch.bool)
+    return _moments_contiguous(x) if x.is_contiguous() else _moments_channels_last(x)
 
 
-def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def affine(x: Tensor, mean: Tensor, large_offset: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """See :func:`.reference.affine`."""
     if not x.is_cpu:
-        return reference.affine(x, mean, scale, shift)
-    center = mean.to(accumulation_dtype(x.dtype))
-    shift = torch.addcmul(shift, scale, center - mean) if center.dtype != mean.dtype else shift
-    large = _exceeds((scale * mean).abs_().max(), x)
-    scale, shift = scale.to(center.dtype), shift.to(center.dtype)
+        return reference.affine(x, mean, large_offset, scale, shift)
+    dtype = accumulation_dtype(x.dtype)
+    center, scale = mean.to(dtype), scale.to(dtype)
+    if mean.dtype != dtype:
+        shift = torch.addcmul(shift, scale, center - mean)
+    shift = shift.to(dtype)
     y = torch.empty_like(x)
     if x.is_contiguous():
-        return _affine_contiguous(x, center, scale, shift, large, y)
-    return _affine_channels_last(x, center, scale, shift, large, y)
+        return _affine_contiguous(x, center, scale, shift, large_offset.item(), y)
+    return _affine_channels_last(x, center, scale, shift, large_offset.item(), y)
 
 
-def plane_sums(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+def plane_sums(dy: Tensor, x: Tensor, mean: Tensor, large_offset: Tensor) -> tuple[Tensor, Tensor]:
     """See :func:`.reference.plane_sums`."""
-    contiguous = x.is_contiguous()
-    if not x.is_cpu or (not contiguous and _sample_bytes(x) < SAMPLE_BYTES):
-        return reference.plane_sums(dy, x, mean, var)
+    if not x.is_cpu or (not x.is_contiguous() and _sample_bytes(x) < SAMPLE_BYTES):
+        return reference.plane_sums(dy, x, mean, large_offset)
     center = mean.to(accumulation_dtype(x.dtype))
-    if contiguous:
-        total, product_total = _plane_sums_contiguous(dy, x, center, _has_large_offset(x, mean, var))
+    if x.is_contiguous():
+        total, product_total = _plane_sums_contiguous(dy, x, center, large_offset.item())
     else:
         total, product_total = _plane_sums_channels_last(dy, x, center)
-    total, product_total = total.to(mean.dtype), product_total.to(mean.dtype)
-    if center.dtype != mean.dtype:
-        product_total.addcmul_(center - mean, total)
+    if mean.dtype != center.dtype:
+        product_total.addcmul_((center - mean).to(center.dtype), total)
     return total, product_total
 
 
 def input_gradient(
-    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, scale: Tensor, slope: Tensor, offset: Tensor
+    dy: Tensor, x: Tensor, mean: Tensor, large_offset: Tensor, scale: Tensor, slope: Tensor, offset: Tensor
 ) -> Tensor:
     """See :func:`.reference.input_gradient`."""
     if not x.is_cpu:
-        return reference.input_gradient(dy, x, mean, var, scale, slope, offset)
+        return reference.input_gradient(dy, x, mean, large_offset, scale, slope, offset)
+    dtype = accumulation_dtype(x.dtype)
     # Where nothing is large, zero is as good a center as the mean, and saves the subtraction.
-    center = mean.to(accumulation_dtype(x.dtype)) if _has_large_offset(x, mean, var) else None
+    center = mean.to(dtype) if large_offset.item() else None
     offset = torch.addcmul(offset, slope, mean if center is None else mean - center, value=-1)
-    scale, slope, offset = (t.to(accumulation_dtype(x.dtype)) for t in (scale, slope, offset))
+    scale, slope, offset = (t.to(dtype) for t in (scale, slope, offset))
     dx = torch.empty_like(x)
     if x.is_contiguous():
         return _input_gradient_contiguous(dy, x, center, scale, slope, offset, dx)
     return _input_gradient_channels_last(dy, x, center, scale, slope, offset, dx)
 
 
-def _exceeds(offset: Tensor, x: Tensor) -> bool:
-    return offset.item() > OFFSET_LIMITS[x.dtype]
-
-
-def _has_large_offset(x: Tensor, mean: Tensor, var: Tensor) -> bool:
-    """Whether any plane has |mean| >> std."""
-    return mean.square().sub_(var, alpha=OFFSET_LIMITS[x.dtype] ** 2).max().item() > 0
+def _has_large_offset(mean: Tensor, var: Tensor, dtype: torch.dtype) -> Tensor:
+    """Whether any plane of x, of type ``dtype``, has |mean| >> std; a scalar bool tensor."""
+    return mean.square().sub_(var, alpha=OFFSET_LIMITS[dtype] ** 2).max() > 0
 
 
 def _sample_bytes(x: Tensor) -> int:
@@ -110,35 +106,47 @@ def _planes(x: Tensor) -> Tensor:
     return x.view(x.shape[0] * x.shape[1], -1)
 
 
+def _chunk_rows(planes: Tensor) -> int:
+    # Two planes at least keep both sides of the native kernels' parallel loops busy.
+    return max(2, CHUNK_BYTES // (planes.shape[1] * planes.element_size()))
+
+
 def _chunks(planes: Tensor) -> Iterator[slice]:
     """Slices of the planes that are CHUNK_BYTES each, about."""
-    # Two planes at least keep both sides of the native kernels' parallel loops busy.
-    step = max(2, CHUNK_BYTES // (planes.shape[1] * planes.element_size()))
+    step = _chunk_rows(planes)
     for start in range(0, planes.shape[0], step):
         yield slice(start, min(start + step, planes.shape[0]))
 
 
-def _row_moments(planes: Tensor, one: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and reciprocal standard deviation of each row, in the type of ``one``; infinite where a row is constant."""
-    rows, positions = planes.shape
-    # With weights, which may be of a wider type than x, the statistics are of that type.
-    _, mean, rstd = _aten.native_group_norm(planes[None], one[:rows], zero[:rows], 1, rows, positions, rows, 0.0)
-    return mean[0], rstd[0]
+def _row_moments(planes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each row, as its mean square less the square of its mean."""
+    positions = planes.shape[1]
+    # Long sums are made of shorter ones, for their accuracy.
+    parts = math.gcd(positions, 64) if positions > LONG_ROW else 1
+    pieces = planes.view(planes.shape[0] * parts, -1)
+    wide = accumulation_dtype(planes.dtype)
+    mean = pieces.sum(1, dtype=wide).to(dtype)
+    square = torch.linalg.vector_norm(pieces, dim=1, dtype=wide).to(dtype).square_()
+    if parts > 1:
+        mean, square = (t.view(-1, parts).sum(1) for t in (mean, square))
+    mean /= positions
+    return mean, square.div_(positions).addcmul_(mean, mean, value=-1)
 
 
-def _moments_contiguous(x: Tensor) -> tuple[Tensor, Tensor]:
+def _moments_contiguous(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     planes, dtype = _planes(x), coefficient_dtype(x)
-    one = planes.new_ones(planes.shape[0], dtype=accumulation_dtype(x.dtype))
-    zero = torch.zeros_like(one)
-    mean, rstd = _concatenate([_row_moments(planes[rows], one, zero) for rows in _chunks(planes)])
-    mean, var = mean.to(dtype), rstd.to(dtype).pow_(-2)
-    if _has_large_offset(x, mean, var):
-        parts = []
-        for rows in _chunks(planes):
-            correction, rstd = _row_moments(planes[rows] - mean[rows, None].to(one.dtype), one, zero)
-            parts.append((mean[rows].to(one.dtype).to(dtype) + correction, rstd.to(dtype).pow_(-2)))
-        mean, var = _concatenate(parts)
-    return mean.view(x.shape[:2]), var.view(x.shape[:2])
+    mean, var = _concatenate([_row_moments(planes[rows], dtype) for rows in _chunks(planes)])
+    # What is lost to the subtraction grows with the square of |mean| / std.
+    excess = mean.square().sub_(var, alpha=OFFSET_LIMITS[x.dtype])
+    accurate = excess.max() <= 0
+    if accurate:
+        large_offset = ~accurate
+    else:
+        inaccurate = excess.gt_(0).nonzero()[:, 0]
+        for rows in inaccurate.split(_chunk_rows(planes)):
+            mean[rows], var[rows] = (t[:, 0] for t in reference.moments(planes[rows].unsqueeze(1))[:2])
+        large_offset = _has_large_offset(mean, var, x.dtype)
+    return mean.view(x.shape[:2]), var.view(x.shape[:2]), large_offset
 
 
 def _concatenate(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
@@ -240,18 +248,19 @@ def _as_batch(sample: Tensor) -> Tensor:
     return sample.t()[None, :, :, None]
 
 
-def _moments_channels_last(x: Tensor) -> tuple[Tensor, Tensor]:
+def _moments_channels_last(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     dtype, samples = coefficient_dtype(x), _samples(x)
     wide = accumulation_dtype(x.dtype)
     update_stats = _aten.batch_norm_update_stats
     parts = [update_stats(_as_batch(sample.to(wide)), None, None, 0.0) for sample in samples]
     mean, var = (torch.stack(ts).to(dtype) for ts in zip(*parts, strict=True))
-    if _has_large_offset(x, mean, var):
+    large_offset = _has_large_offset(mean, var, x.dtype)
+    if large_offset:
         center = mean.to(wide)
         parts = [update_stats(_as_batch(s.to(wide) - c), None, None, 0.0) for s, c in zip(samples, center, strict=True)]
         correction, var = (torch.stack(ts).to(dtype) for ts in zip(*parts, strict=True))
         mean = center.to(dtype) + correction
-    return mean, var
+    return mean, var, large_offset
 
 
 def _affine_channels_last(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor, large: bool, y: Tensor) -> Tensor:

@@ -5,44 +5,71 @@ go into one pass::
 
     dx = scale * dy + (2 / L) * dvar * (x - mean) + dmean / L
 
-Left to itself, autograd would make each part by itself and add them. So the node of the affine form hands ``dy`` and
-``scale`` on, as the gradients of two stand-ins without memory of their own, and the node of the moments, which comes
-last, makes the pass. In between, autograd goes through the coefficients by itself, (N, C) numbers.
+There are three ways to it:
+
+* :class:`_Whole`, eager mode on the CPU: one node, with the closed form of the coefficients.
+* :class:`_Moments` and :class:`_Affine`, which leave the coefficients to autograd (or to torch.compile). Left to
+  itself, autograd would make each part of dx by itself and add them. So the node of the affine form hands ``dy`` and
+  ``scale`` on, as the gradients of two stand-ins without memory of their own, and the node of the moments, which
+  comes last, makes the pass.
+* the plain operators of :mod:`.reference`, for whatever cannot go through a node with a backward of its own.
 
 Kept between forward and backward: x, and (N, C) numbers.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from . import backend, library, reference
+from .reference import accumulation_dtype
 
-Coefficients = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+class Coefficients(Protocol):
+    """What a layer says of itself: how scale and shift come from the moments."""
+
+    def coefficients(
+        self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Scale and shift, both broadcastable to (N, C), of planes with ``positions`` values each; differentiable."""
+
+    def closed_form(self, dtype: torch.dtype, positions: int):
+        """The same with written-out gradients (see :mod:`.closed_form`), computed in ``dtype``; None if there is none."""
+
+    def coefficient_parameters(self) -> dict[str, Tensor | None]:
+        """The parameters that the closed form takes, in its order, by their names in the layer."""
 
 
-def normalize(x: Tensor, coefficients: Coefficients) -> Tensor:
+def normalize(x: Tensor, layer: Coefficients) -> Tensor:
     r"""The whole layer: moments, coefficients, affine.
 
     Args:
-        x: Floating-point tensor of shape (N, C, \*), not empty.
-        coefficients: Differentiable function of mean and var, both (N, C), that gives scale and shift, both
-            broadcastable to (N, C). It is called once, and may have side effects such as an update of running
+        x: Floating-point tensor of shape (N, C, \*).
+        layer: What gives the coefficients. They are computed once, with side effects such as an update of running
             statistics.
 
     Returns:
         Tensor of the shape, type and memory format of ``x``, never a view of it.
     """
     if _needs_reference(x):
-        mean, var = reference.moments(x)
-        scale, shift = coefficients(mean, var)
-        return reference.affine(x, mean, scale.expand_as(mean), shift.expand_as(mean))
+        return _reference(x, layer)
     x = _dense(x)
-    mean, var, dy_stand_in, scale_stand_in = _Moments.apply(x)
-    scale, shift = coefficients(mean, var)
-    return _Affine.apply(x, mean, var, scale.expand_as(mean), shift.expand_as(mean), dy_stand_in, scale_stand_in)
+    positions = x.shape[2:].numel()
+    if x.is_cpu and _is_plain(x):
+        form = layer.closed_form(accumulation_dtype(x.dtype), positions)
+        if form is not None:
+            return _Whole.apply(x, layer, form, *layer.coefficient_parameters().values())
+    mean, var, large_offset, dy_stand_in, scale_stand_in = _Moments.apply(x)
+    scale, shift = (t.expand_as(mean) for t in layer.coefficients(mean, var, positions))
+    return _Affine.apply(x, mean, large_offset, scale, shift, dy_stand_in, scale_stand_in)
+
+
+def _reference(x: Tensor, layer: Coefficients, update_running_stats: bool = True) -> Tensor:
+    mean, var, large_offset = reference.moments(x)
+    coefficients = layer.coefficients(mean, var, x.shape[2:].numel(), update_running_stats)
+    return reference.affine(x, mean, large_offset, *(t.expand_as(mean) for t in coefficients))
 
 
 def _needs_reference(x: Tensor) -> bool:
@@ -57,11 +84,14 @@ def _needs_reference(x: Tensor) -> bool:
     )
 
 
+def _is_plain(x: Tensor) -> bool:
+    """Whether kernels may be called by themselves: eager mode, real memory, no tensor subclass."""
+    return not torch.compiler.is_compiling() and type(x) in (Tensor, nn.Parameter) and not x.is_meta
+
+
 def _passes(x: Tensor):
     """The implementation itself where tensors are plain, else the operators, which tracing can see as one node."""
-    if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter) or x.is_meta:
-        return library
-    return backend.passes(x)
+    return backend.passes(x) if _is_plain(x) else library
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -82,26 +112,86 @@ def _as_laid_out(dy: Tensor, x: Tensor) -> Tensor:
     return dy.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)
 
 
+class _Whole(torch.autograd.Function):
+    """The layer as one node: x and the parameters to y."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, layer: Coefficients, form, *params: Tensor | None) -> Tensor:
+        passes = backend.passes(x)
+        mean, var, large_offset = passes.moments(x)
+        scale, shift, saved = form.forward(mean, var, *params)
+        ctx.layer, ctx.form, ctx.num_params = layer, form, len(params)
+        ctx.save_for_backward(x, mean, large_offset, scale, *params, *saved)
+        return passes.affine(x, mean, large_offset, scale, shift)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor):
+        x, mean, large_offset, scale, *others = ctx.saved_tensors
+        params, saved = others[: ctx.num_params], others[ctx.num_params :]
+        if torch.is_grad_enabled():
+            dx, *dparams = _replay(ctx.layer, x, params, ctx.needs_input_grad, dy)
+            return dx, None, None, *dparams
+        passes = backend.passes(x)
+        dy = _as_laid_out(dy, x)
+        with torch.autocast(x.device.type, enabled=False):
+            total, product_total = passes.plane_sums(dy, x, mean, large_offset)
+            dmean, dvar, dparams = ctx.form.backward(saved, params, product_total, total)
+            dx = None
+            if ctx.needs_input_grad[0]:
+                positions = x.shape[2:].numel()
+                slope = torch.zeros_like(scale) if dvar is None else dvar * (2 / positions)
+                # y depends on the mean as the center of the affine form, too.
+                offset = torch.addcmul(dmean, scale, total, value=-1) if dmean is not None else -scale * total
+                dx = passes.input_gradient(dy, x, mean, large_offset, scale, slope, offset.div_(positions))
+        return dx, None, None, *dparams
+
+
+class _Replay(nn.Module):
+    """The layer by plain operators, without a trace in its statistics."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _reference(x, self.layer, update_running_stats=False)
+
+
+def _replay(layer: nn.Module, x: Tensor, params: list[Tensor | None], needs_grad: tuple[bool, ...], dy: Tensor):
+    """Gradients that can be differentiated again: those of x and of the parameters."""
+    named = {
+        f'layer.{name}': p for name, p in zip(layer.coefficient_parameters(), params, strict=True) if p is not None
+    }
+    y = torch.func.functional_call(_Replay(layer), named, (x,))
+    inputs = [x, *params]
+    # Without the layer and its form, which stand between x and the parameters.
+    wanted = [i for i, needed in enumerate((needs_grad[0], *needs_grad[3:])) if needed]
+    gradients = torch.autograd.grad(y, [inputs[i] for i in wanted], dy, create_graph=True, allow_unused=True)
+    by_index = dict(zip(wanted, gradients, strict=True))
+    return [by_index.get(i) for i in range(len(inputs))]
+
+
 class _Moments(torch.autograd.Function):
     """x to mean and var, and the two stand-ins whose gradients are dy and scale."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        mean, var = _passes(x).moments(x)
-        ctx.save_for_backward(x, mean, var)
+    def forward(ctx, x: Tensor) -> tuple[Tensor, ...]:
+        mean, var, large_offset = _passes(x).moments(x)
+        ctx.save_for_backward(x, mean, large_offset)
         ctx.set_materialize_grads(False)
-        return mean, var, x.new_zeros(()).expand(x.shape), mean.new_zeros(()).expand(mean.shape)
+        ctx.mark_non_differentiable(large_offset)
+        return mean, var, large_offset, x.new_zeros(()).expand(x.shape), mean.new_zeros(()).expand(mean.shape)
 
     @staticmethod
-    def backward(ctx, dmean: Tensor | None, dvar: Tensor | None, dy: Tensor | None, scale: Tensor | None):
-        x, mean, var = ctx.saved_tensors
+    def backward(ctx, dmean: Tensor | None, dvar: Tensor | None, _, dy: Tensor | None, scale: Tensor | None):
+        x, mean, large_offset = ctx.saved_tensors
         positions = x.shape[2:].numel()
         slope, offset, scale = (torch.zeros_like(mean) if t is None else t for t in (dvar, dmean, scale))
         slope, offset = slope * (2 / positions), offset / positions
         dy = torch.zeros_like(x) if dy is None else dy
         if torch.is_grad_enabled():
-            return reference.input_gradient(dy, x, mean, var, scale, slope, offset)
-        return _passes(x).input_gradient(_as_laid_out(dy, x), x, mean, var, scale, slope, offset)
+            return reference.input_gradient(dy, x, mean, large_offset, scale, slope, offset)
+        return _passes(x).input_gradient(_as_laid_out(dy, x), x, mean, large_offset, scale, slope, offset)
 
 
 class _Affine(torch.autograd.Function):
@@ -112,22 +202,23 @@ class _Affine(torch.autograd.Function):
         ctx,
         x: Tensor,
         mean: Tensor,
-        var: Tensor,
+        large_offset: Tensor,
         scale: Tensor,
         shift: Tensor,
         dy_stand_in: Tensor,
         scale_stand_in: Tensor,
     ) -> Tensor:
         scale, shift = scale.contiguous(), shift.contiguous()
-        ctx.save_for_backward(x, mean, var, scale)
-        return _passes(x).affine(x, mean, scale, shift)
+        ctx.save_for_backward(x, mean, large_offset, scale)
+        return _passes(x).affine(x, mean, large_offset, scale, shift)
 
     @staticmethod
     def backward(ctx, dy: Tensor):
-        x, mean, var, scale = ctx.saved_tensors
+        x, mean, large_offset, scale = ctx.saved_tensors
         if torch.is_grad_enabled():
-            total, product_total = reference.plane_sums(dy, x, mean, var)
+            total, product_total = reference.plane_sums(dy, x, mean, large_offset)
         else:
             dy = _as_laid_out(dy, x)
-            total, product_total = _passes(x).plane_sums(dy, x, mean, var)
+            total, product_total = _passes(x).plane_sums(dy, x, mean, large_offset)
+        total, product_total = total.to(scale.dtype), product_total.to(scale.dtype)
         return None, -scale * total, None, product_total, total, dy, scale

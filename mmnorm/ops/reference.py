@@ -31,35 +31,38 @@ def coefficient_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if has_float64 and x.dtype not in (torch.float16, torch.bfloat16) else torch.float32
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+def moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     r"""Mean and biased variance of each (sample, channel) plane.
 
     Args:
         x: Floating-point tensor of shape (N, C, \*). With no dimension after the channels a plane is one value.
 
     Returns:
-        Mean and variance, each of shape (N, C), in the type of :func:`coefficient_dtype`.
+        Mean and variance, each of shape (N, C), in the type of :func:`coefficient_dtype`, and a scalar bool tensor on
+        the CPU: whether an implementation that rounds ``x * x`` must expect a plane with \|mean\| >> std. Here never.
     """
+    small_offset = torch.zeros((), dtype=torch.bool)
     dtype = coefficient_dtype(x)
     x = x.to(accumulation_dtype(x.dtype))
     positions = tuple(range(2, x.dim()))
     if not positions:
-        return x.to(dtype), torch.zeros_like(x, dtype=dtype)
+        return x.to(dtype), torch.zeros_like(x, dtype=dtype), small_offset
     # Where |mean| >> std, a mean summed in floating point is off by more than its own rounding. Taken as a mere guess,
     # it leaves small deviations, whose mean corrects it.
     guess = x.detach().mean(positions, keepdim=True)
     deviation = x - guess
     correction = deviation.mean(positions)
     var = deviation.square().mean(positions) - correction.square()
-    return guess.flatten(1).to(dtype) + correction.to(dtype), var.clamp(min=0).to(dtype)
+    return guess.flatten(1).to(dtype) + correction.to(dtype), var.clamp(min=0).to(dtype), small_offset
 
 
-def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def affine(x: Tensor, mean: Tensor, large_offset: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     r"""``scale * (x - mean) + shift``, each plane with its own three numbers.
 
     Args:
         x: Floating-point tensor of shape (N, C, \*).
         mean: Mean of each plane, (N, C).
+        large_offset: As :func:`moments` returns it.
         scale: Slope of each plane, (N, C).
         shift: Value of each plane at its mean, (N, C).
 
@@ -72,28 +75,28 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return (_deviation(x, center) * _spread(scale, x) + _spread(shift, x)).to(x.dtype)
 
 
-def plane_sums(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+def plane_sums(dy: Tensor, x: Tensor, mean: Tensor, large_offset: Tensor) -> tuple[Tensor, Tensor]:
     r"""Sums over the positions of each plane of ``dy`` and of ``dy * (x - mean)``.
 
     Args:
         dy: Gradient of the output, of the shape, type and memory format of ``x``.
         x: Floating-point tensor of shape (N, C, \*).
         mean: Mean of each plane, (N, C).
-        var: Variance of each plane, (N, C). It only tells how large the mean is, relative to the deviations.
+        large_offset: As :func:`moments` returns it.
 
     Returns:
-        The two sums, each (N, C), in the type of ``mean``.
+        The two sums, each (N, C), in the type of :func:`accumulation_dtype`.
     """
     positions = tuple(range(2, x.dim()))
     center = mean.detach().to(accumulation_dtype(x.dtype))
     dy = dy.to(center.dtype)
     products = dy * _deviation(x, center)
-    total, product_total = ((t.sum(positions) if positions else t).to(mean.dtype) for t in (dy, products))
-    return total, product_total + (center - mean) * total
+    total, product_total = (t.sum(positions) if positions else t for t in (dy, products))
+    return total, product_total + (center - mean).to(total.dtype) * total
 
 
 def input_gradient(
-    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, scale: Tensor, slope: Tensor, offset: Tensor
+    dy: Tensor, x: Tensor, mean: Tensor, large_offset: Tensor, scale: Tensor, slope: Tensor, offset: Tensor
 ) -> Tensor:
     r"""``scale * dy + slope * (x - mean) + offset``, each plane with its own four numbers.
 
@@ -101,7 +104,7 @@ def input_gradient(
         dy: Gradient of the output, of the shape, type and memory format of ``x``.
         x: Floating-point tensor of shape (N, C, \*).
         mean: Mean of each plane, (N, C).
-        var: Variance of each plane, (N, C), with the same purpose as in :func:`plane_sums`.
+        large_offset: As :func:`moments` returns it.
         scale: Factor of ``dy``, (N, C).
         slope: Factor of the deviation from the mean, (N, C).
         offset: Constant, (N, C).

@@ -1,0 +1,17 @@
+"""Coefficients of the layers with their gradients written out.
+
+On small maps the (N, C) operators of the coefficients decide what a layer costs, not the passes over the data, and
+autograd doubles their number. A closed form is an object made for one forward call, with
+
+* ``forward(mean, var, *params) -> scale, shift, saved``, scale and shift (N, C), saved a tuple of tensors, and
+* ``backward(saved, params, dscale, dshift) -> dmean, dvar, dparams``, the gradients in the order of the arguments.
+
+What the layers themselves define, with autograd's gradients, is what these are tested against.
+"""
+
+from .exemplar import ExemplarForm
+from .instance_meta import InstanceMetaForm
+from .pool import PoolForm
+from .switchable import SwitchableForm
+
+__all__ = ['ExemplarForm', 'InstanceMetaForm', 'PoolForm', 'SwitchableForm']
