@@ -91,8 +91,10 @@ class LearnedNorm(nn.Module):
             # RoI heads meet images without proposals. Adding nothing of each parameter to the output gives them zero
             # gradients rather than none, which DistributedDataParallel would wait for.
             return sum((p.sum().to(x.dtype) * 0 for p in self.parameters()), x.clone())
-        with torch.autocast(x.device.type, enabled=False):
-            return ops.normalize(x, self)
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return ops.normalize(x, self)
+        return ops.normalize(x, self)
 
     def _waits_for_others(self) -> bool:
         """Whether other processes count on this one to take part even with an empty batch."""

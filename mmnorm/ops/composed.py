@@ -25,74 +25,71 @@ from .reference import accumulation_dtype, coefficient_dtype
 CHUNK_BYTES = 1 << 23
 # A sample with fewer bytes does not outweigh a call of its own.
 SAMPLE_BYTES = 1 << 18
-# |mean| / std up to which the mean need not be subtracted first, by the type of x.
-OFFSET_LIMITS = {torch.float16: 512.0, torch.bfloat16: 512.0, torch.float32: 32.0, torch.float64: 1e5}
-
+# mean^2 / var up to which the variance may be a difference of squares, by the type of x ...
+SQUARE_LIMITS = {torch.float16: 64.0, torch.bfloat16: 64.0, torch.float32: 16.0, torch.float64: 1e6}
+# ... and up to which the mean need not be subtracted first.
+OFFSET_LIMITS = {torch.float16: 2.0**18, torch.bfloat16: 2.0**18, torch.float32: 2.0**8, torch.float64: 1e10}
 # Positions from which a plane is summed in parts.
 LONG_ROW = 1 << 14
 
-_aten = torch.ops.aten
+_batch_norm_out = torch.ops.aten.native_batch_norm.out
+_batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
+_batch_norm_update_stats = torch.ops.aten.batch_norm_update_stats.default
+_group_norm_backward = torch.ops.aten.native_group_norm_backward.default
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """See :func:`.reference.moments`."""
+def moments(x: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """See :func:`.reference.moments`.
+
+    Where no plane has a large offset, the moments come in the type of :func:`.reference.accumulation_dtype`.
+    """
     if not x.is_cpu or (not x.is_contiguous() and _sample_bytes(x) < SAMPLE_BYTES):
-        return reference.moments(x)
+        mean, var, _ = reference.moments(x)
+        return mean, var, x.is_cpu and _has_large_offset(mean, var, x.dtype)
     if x.shape[2:].numel() == 1:
-        mean = x.reshape(x.shape[:2]).to(coefficient_dtype(x))
-        return mean, torch.zeros_like(mean), torch.zeros((), dtype=torch.bool)
+        mean = x.reshape(x.shape[:2]).to(accumulation_dtype(x.dtype))
+        return mean, torch.zeros_like(mean), False
     return _moments_contiguous(x) if x.is_contiguous() else _moments_channels_last(x)
 
 
-def affine(x: Tensor, mean: Tensor, large_offset: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def affine(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor, large_offset: bool = False) -> Tensor:
     """See :func:`.reference.affine`."""
     if not x.is_cpu:
-        return reference.affine(x, mean, large_offset, scale, shift)
-    dtype = accumulation_dtype(x.dtype)
-    center, scale = mean.to(dtype), scale.to(dtype)
-    if mean.dtype != dtype:
-        shift = torch.addcmul(shift, scale, center - mean)
-    shift = shift.to(dtype)
-    y = torch.empty_like(x)
-    if x.is_contiguous():
-        return _affine_contiguous(x, center, scale, shift, large_offset.item(), y)
-    return _affine_channels_last(x, center, scale, shift, large_offset.item(), y)
+        return reference.affine(x, center, scale, shift)
+    scale, shift = scale.to(center.dtype), shift.to(center.dtype)
+    return (_affine_contiguous if x.is_contiguous() else _affine_channels_last)(
+        x, center, scale, shift, large_offset, torch.empty_like(x)
+    )
 
 
-def plane_sums(dy: Tensor, x: Tensor, mean: Tensor, large_offset: Tensor) -> tuple[Tensor, Tensor]:
+def plane_sums(dy: Tensor, x: Tensor, center: Tensor, large_offset: bool = False) -> tuple[Tensor, Tensor]:
     """See :func:`.reference.plane_sums`."""
     if not x.is_cpu or (not x.is_contiguous() and _sample_bytes(x) < SAMPLE_BYTES):
-        return reference.plane_sums(dy, x, mean, large_offset)
-    center = mean.to(accumulation_dtype(x.dtype))
+        return reference.plane_sums(dy, x, center)
     if x.is_contiguous():
-        total, product_total = _plane_sums_contiguous(dy, x, center, large_offset.item())
-    else:
-        total, product_total = _plane_sums_channels_last(dy, x, center)
-    if mean.dtype != center.dtype:
-        product_total.addcmul_((center - mean).to(center.dtype), total)
-    return total, product_total
+        return _plane_sums_contiguous(dy, x, center, large_offset)
+    return _plane_sums_channels_last(dy, x, center)
 
 
 def input_gradient(
-    dy: Tensor, x: Tensor, mean: Tensor, large_offset: Tensor, scale: Tensor, slope: Tensor, offset: Tensor
+    dy: Tensor, x: Tensor, center: Tensor, scale: Tensor, slope: Tensor, offset: Tensor, large_offset: bool = False
 ) -> Tensor:
     """See :func:`.reference.input_gradient`."""
     if not x.is_cpu:
-        return reference.input_gradient(dy, x, mean, large_offset, scale, slope, offset)
+        return reference.input_gradient(dy, x, center, scale, slope, offset)
+    if not large_offset:
+        # Zero is as good a center, and saves the subtraction.
+        offset, center = torch.addcmul(offset, slope, center, value=-1), None
     dtype = accumulation_dtype(x.dtype)
-    # Where nothing is large, zero is as good a center as the mean, and saves the subtraction.
-    center = mean.to(dtype) if large_offset.item() else None
-    offset = torch.addcmul(offset, slope, mean if center is None else mean - center, value=-1)
-    scale, slope, offset = (t.to(dtype) for t in (scale, slope, offset))
-    dx = torch.empty_like(x)
-    if x.is_contiguous():
-        return _input_gradient_contiguous(dy, x, center, scale, slope, offset, dx)
-    return _input_gradient_channels_last(dy, x, center, scale, slope, offset, dx)
+    scale, slope, offset = scale.to(dtype), slope.to(dtype), offset.to(dtype)
+    return (_input_gradient_contiguous if x.is_contiguous() else _input_gradient_channels_last)(
+        dy, x, center, scale, slope, offset, torch.empty_like(x)
+    )
 
 
-def _has_large_offset(mean: Tensor, var: Tensor, dtype: torch.dtype) -> Tensor:
-    """Whether any plane of x, of type ``dtype``, has |mean| >> std; a scalar bool tensor."""
-    return mean.square().sub_(var, alpha=OFFSET_LIMITS[dtype] ** 2).max() > 0
+def _has_large_offset(mean: Tensor, var: Tensor, dtype: torch.dtype) -> bool:
+    """Whether any plane of x, of type ``dtype``, has |mean| >> std."""
+    return mean.square().sub_(var, alpha=OFFSET_LIMITS[dtype]).max().item() > 0
 
 
 def _sample_bytes(x: Tensor) -> int:
@@ -120,32 +117,33 @@ def _chunks(planes: Tensor) -> Iterator[slice]:
 
 def _row_moments(planes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each row, as its mean square less the square of its mean."""
-    positions = planes.shape[1]
+    rows, positions = planes.shape
     # Long sums are made of shorter ones, for their accuracy.
     parts = math.gcd(positions, 64) if positions > LONG_ROW else 1
-    pieces = planes.view(planes.shape[0] * parts, -1)
-    wide = accumulation_dtype(planes.dtype)
-    mean = pieces.sum(1, dtype=wide).to(dtype)
-    square = torch.linalg.vector_norm(pieces, dim=1, dtype=wide).to(dtype).square_()
     if parts > 1:
-        mean, square = (t.view(-1, parts).sum(1) for t in (mean, square))
+        planes = planes.view(rows * parts, -1)
+    mean = planes.sum(1, dtype=dtype)
+    square = torch.linalg.vector_norm(planes, dim=1, dtype=dtype).square_()
+    if parts > 1:
+        mean, square = mean.view(rows, parts).sum(1), square.view(rows, parts).sum(1)
     mean /= positions
     return mean, square.div_(positions).addcmul_(mean, mean, value=-1)
 
 
-def _moments_contiguous(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    planes, dtype = _planes(x), coefficient_dtype(x)
+def _moments_contiguous(x: Tensor) -> tuple[Tensor, Tensor, bool]:
+    planes, dtype = _planes(x), accumulation_dtype(x.dtype)
     mean, var = _concatenate([_row_moments(planes[rows], dtype) for rows in _chunks(planes)])
     # What is lost to the subtraction grows with the square of |mean| / std.
-    excess = mean.square().sub_(var, alpha=OFFSET_LIMITS[x.dtype])
-    accurate = excess.max() <= 0
-    if accurate:
-        large_offset = ~accurate
-    else:
+    excess = mean.square().sub_(var, alpha=SQUARE_LIMITS[x.dtype])
+    large_offset = False
+    if excess.max().item() > 0:
+        mean, var = mean.to(coefficient_dtype(x)), var.to(coefficient_dtype(x))
         inaccurate = excess.gt_(0).nonzero()[:, 0]
         for rows in inaccurate.split(_chunk_rows(planes)):
             mean[rows], var[rows] = (t[:, 0] for t in reference.moments(planes[rows].unsqueeze(1))[:2])
         large_offset = _has_large_offset(mean, var, x.dtype)
+        if not large_offset:
+            mean, var = mean.to(dtype), var.to(dtype)
     return mean.view(x.shape[:2]), var.view(x.shape[:2]), large_offset
 
 
@@ -156,15 +154,16 @@ def _concatenate(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
 def _affine_rows(planes: Tensor, center: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
     """``out = scale * (planes - center) + shift``, by the batch norm of eval mode."""
     unused = center.new_empty(0)
-    _aten.native_batch_norm.out(
+    # With variance 0 and eps 1, std is 1.
+    _batch_norm_out(
         planes[None],
         scale,
         shift,
         center,
-        torch.ones_like(center),
+        torch.zeros_like(center),
         False,
         0.0,
-        0.0,
+        1.0,
         out=out[None],
         save_mean=unused,
         save_invstd=unused,
@@ -186,33 +185,23 @@ def _affine_contiguous(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor, 
 
 
 def _plane_sums_contiguous(dy: Tensor, x: Tensor, center: Tensor, large: bool) -> tuple[Tensor, Tensor]:
-    one = torch.ones_like(center).view(-1)
+    dy, planes = _planes(dy), _planes(x)
+    if not large:
+        return _plane_sums_rows(dy, planes, center)
+    mean, zero = center.view(-1, 1), torch.zeros_like(center).view(-1)
+    total, product_total = _concatenate(
+        [_plane_sums_rows(dy[rows].to(mean.dtype), planes[rows] - mean[rows], zero[rows]) for rows in _chunks(planes)]
+    )
+    return total.view(center.shape), product_total.view(center.shape)
 
-    def sums(dy: Tensor, planes: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        rows, positions = planes.shape
-        # As the gradients of a group norm's gamma and beta, where std is 1.
-        _, product_total, total = _aten.native_group_norm_backward(
-            dy[None],
-            planes[None],
-            mean[None],
-            one[None, :rows],
-            one[:rows],
-            1,
-            rows,
-            positions,
-            rows,
-            [False, True, True],
-        )
-        return total, product_total
 
-    dy, planes, mean = _planes(dy), _planes(x), center.view(-1)
-    if large:
-        zero = torch.zeros_like(mean)
-        total, product_total = _concatenate(
-            [sums(dy[rows].to(mean.dtype), planes[rows] - mean[rows, None], zero[rows]) for rows in _chunks(planes)]
-        )
-    else:
-        total, product_total = sums(dy, planes, mean)
+def _plane_sums_rows(dy: Tensor, planes: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
+    """The two sums as the gradients of a group norm's gamma and beta, where std is 1."""
+    rows, positions = planes.shape
+    one = torch.ones_like(center)
+    _, product_total, total = _group_norm_backward(
+        dy[None], planes[None], center, one, one.view(-1), 1, rows, positions, rows, [False, True, True]
+    )
     return total.view(center.shape), product_total.view(center.shape)
 
 
@@ -220,19 +209,29 @@ def _input_gradient_contiguous(
     dy: Tensor, x: Tensor, center: Tensor | None, scale: Tensor, slope: Tensor, offset: Tensor, dx: Tensor
 ) -> Tensor:
     dy, planes, out = _planes(dy), _planes(x), _planes(dx)
-    scale, slope, offset = scale.view(-1), slope.view(-1), offset.view(-1)
-    zero = torch.zeros_like(scale)
-    for rows in _chunks(planes):
-        # Half precision is rounded once, at the end.
-        part = out[rows] if out.dtype == scale.dtype else torch.empty_like(out[rows], dtype=scale.dtype)
-        terms = planes[rows].to(scale.dtype)
-        if center is not None:
-            terms = torch.sub(terms, center.view(-1, 1)[rows], out=part)
-        _affine_rows(terms, zero[rows], slope[rows], offset[rows], part)
-        part.addcmul_(dy[rows].to(scale.dtype), scale[rows, None])
-        if out.dtype != scale.dtype:
-            out[rows] = part
+    center = None if center is None else center.view(-1, 1)
+    terms = scale.view(-1, 1), slope.view(-1), offset.view(-1)
+    if planes.shape[0] <= _chunk_rows(planes):
+        _input_gradient_rows(dy, planes, center, *terms, out)
+    else:
+        for rows in _chunks(planes):
+            part = None if center is None else center[rows]
+            _input_gradient_rows(dy[rows], planes[rows], part, *(t[rows] for t in terms), out[rows])
     return dx
+
+
+def _input_gradient_rows(
+    dy: Tensor, planes: Tensor, center: Tensor | None, scale: Tensor, slope: Tensor, offset: Tensor, out: Tensor
+) -> None:
+    # Half precision is rounded once, at the end.
+    wide = out if out.dtype == scale.dtype else torch.empty_like(out, dtype=scale.dtype)
+    planes = planes.to(scale.dtype)
+    if center is not None:
+        planes = torch.sub(planes, center, out=wide)
+    _affine_rows(planes, torch.zeros_like(slope), slope, offset, wide)
+    wide.addcmul_(dy.to(scale.dtype), scale)
+    if wide is not out:
+        out.copy_(wide)
 
 
 # channels_last: the samples are matrices (L, C).
@@ -248,18 +247,18 @@ def _as_batch(sample: Tensor) -> Tensor:
     return sample.t()[None, :, :, None]
 
 
-def _moments_channels_last(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    dtype, samples = coefficient_dtype(x), _samples(x)
-    wide = accumulation_dtype(x.dtype)
-    update_stats = _aten.batch_norm_update_stats
-    parts = [update_stats(_as_batch(sample.to(wide)), None, None, 0.0) for sample in samples]
-    mean, var = (torch.stack(ts).to(dtype) for ts in zip(*parts, strict=True))
+def _moments_channels_last(x: Tensor) -> tuple[Tensor, Tensor, bool]:
+    samples, dtype = _samples(x), accumulation_dtype(x.dtype)
+    parts = [_batch_norm_update_stats(_as_batch(sample.to(dtype)), None, None, 0.0) for sample in samples]
+    mean, var = (torch.stack(ts) for ts in zip(*parts, strict=True))
     large_offset = _has_large_offset(mean, var, x.dtype)
     if large_offset:
-        center = mean.to(wide)
-        parts = [update_stats(_as_batch(s.to(wide) - c), None, None, 0.0) for s, c in zip(samples, center, strict=True)]
-        correction, var = (torch.stack(ts).to(dtype) for ts in zip(*parts, strict=True))
-        mean = center.to(dtype) + correction
+        parts = [
+            _batch_norm_update_stats(_as_batch(s.to(dtype) - c), None, None, 0.0)
+            for s, c in zip(samples, mean, strict=True)
+        ]
+        correction, var = (torch.stack(ts) for ts in zip(*parts, strict=True))
+        mean = mean.to(coefficient_dtype(x)) + correction
     return mean, var, large_offset
 
 
@@ -282,7 +281,7 @@ def _plane_sums_channels_last(dy: Tensor, x: Tensor, center: Tensor) -> tuple[Te
     totals, product_totals = [], []
     for gradient, sample, mean in zip(_samples(dy), _samples(x), center, strict=True):
         # As the gradients of a batch norm's gamma and beta, where std is 1.
-        _, product_total, total = _aten.native_batch_norm_backward(
+        _, product_total, total = _batch_norm_backward(
             _as_batch(gradient), _as_batch(sample), one, mean, one, mean, one, True, 0.0, [False, True, True]
         )
         totals.append(total)

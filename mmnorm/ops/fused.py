@@ -36,7 +36,7 @@ class Coefficients(Protocol):
         """Scale and shift, both broadcastable to (N, C), of planes with ``positions`` values each; differentiable."""
 
     def closed_form(self, dtype: torch.dtype, positions: int):
-        """The same with written-out gradients (see :mod:`.closed_form`), computed in ``dtype``; None if there is none."""
+        """The same, computed in ``dtype``, with written-out gradients, or None; see :mod:`.closed_form`."""
 
     def coefficient_parameters(self) -> dict[str, Tensor | None]:
         """The parameters that the closed form takes, in its order, by their names in the layer."""
@@ -67,9 +67,16 @@ def normalize(x: Tensor, layer: Coefficients) -> Tensor:
 
 
 def _reference(x: Tensor, layer: Coefficients, update_running_stats: bool = True) -> Tensor:
-    mean, var, large_offset = reference.moments(x)
+    mean, var, _ = reference.moments(x)
     coefficients = layer.coefficients(mean, var, x.shape[2:].numel(), update_running_stats)
-    return reference.affine(x, mean, large_offset, *(t.expand_as(mean) for t in coefficients))
+    scale, shift = (t.expand_as(mean) for t in coefficients)
+    return reference.affine(x, *_centered(x, mean, scale, shift))
+
+
+def _centered(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Center, scale and shift of the affine pass: the rounding of the mean is made good in the shift."""
+    center = mean.detach().to(accumulation_dtype(x.dtype))
+    return center, scale, shift + scale * (center - mean)
 
 
 def _needs_reference(x: Tensor) -> bool:
@@ -91,7 +98,7 @@ def _is_plain(x: Tensor) -> bool:
 
 def _passes(x: Tensor):
     """The implementation itself where tensors are plain, else the operators, which tracing can see as one node."""
-    return backend.passes(x) if _is_plain(x) else library
+    return library if _is_plain(x) else library.Operators
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -113,36 +120,41 @@ def _as_laid_out(dy: Tensor, x: Tensor) -> Tensor:
 
 
 class _Whole(torch.autograd.Function):
-    """The layer as one node: x and the parameters to y."""
+    """The layer as one node: x and the parameters to y.
+
+    y does not depend on the center of the affine form, which is a constant here.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, layer: Coefficients, form, *params: Tensor | None) -> Tensor:
         passes = backend.passes(x)
         mean, var, large_offset = passes.moments(x)
-        scale, shift, saved = form.forward(mean, var, *params)
-        ctx.layer, ctx.form, ctx.num_params = layer, form, len(params)
-        ctx.save_for_backward(x, mean, large_offset, scale, *params, *saved)
-        return passes.affine(x, mean, large_offset, scale, shift)
+        center = mean.to(form.dtype)
+        scale, shift, saved = form.forward(mean, var.to(form.dtype), center, *params)
+        ctx.layer, ctx.form, ctx.num_params, ctx.large_offset = layer, form, len(params), large_offset
+        ctx.save_for_backward(x, center, scale, *params, *saved)
+        return passes.affine(x, center, scale, shift, large_offset)
 
     @staticmethod
     def backward(ctx, dy: Tensor):
-        x, mean, large_offset, scale, *others = ctx.saved_tensors
+        x, center, scale, *others = ctx.saved_tensors
         params, saved = others[: ctx.num_params], others[ctx.num_params :]
         if torch.is_grad_enabled():
             dx, *dparams = _replay(ctx.layer, x, params, ctx.needs_input_grad, dy)
             return dx, None, None, *dparams
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return _Whole.backward(ctx, dy)
         passes = backend.passes(x)
         dy = _as_laid_out(dy, x)
-        with torch.autocast(x.device.type, enabled=False):
-            total, product_total = passes.plane_sums(dy, x, mean, large_offset)
-            dmean, dvar, dparams = ctx.form.backward(saved, params, product_total, total)
-            dx = None
-            if ctx.needs_input_grad[0]:
-                positions = x.shape[2:].numel()
-                slope = torch.zeros_like(scale) if dvar is None else dvar * (2 / positions)
-                # y depends on the mean as the center of the affine form, too.
-                offset = torch.addcmul(dmean, scale, total, value=-1) if dmean is not None else -scale * total
-                dx = passes.input_gradient(dy, x, mean, large_offset, scale, slope, offset.div_(positions))
+        total, product_total = passes.plane_sums(dy, x, center, ctx.large_offset)
+        dmean, dvar, dparams = ctx.form.backward(saved, params, product_total, total)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            positions = x.shape[2:].numel()
+            slope, offset = (torch.zeros_like(scale) if t is None else t for t in (dvar, dmean))
+            slope, offset = slope * (2 / positions), offset / positions
+            dx = passes.input_gradient(dy, x, center, scale, slope, offset, ctx.large_offset)
         return dx, None, None, *dparams
 
 
@@ -187,11 +199,14 @@ class _Moments(torch.autograd.Function):
         x, mean, large_offset = ctx.saved_tensors
         positions = x.shape[2:].numel()
         slope, offset, scale = (torch.zeros_like(mean) if t is None else t for t in (dvar, dmean, scale))
-        slope, offset = slope * (2 / positions), offset / positions
+        center = mean.detach().to(accumulation_dtype(x.dtype))
+        slope = slope * (2 / positions)
+        offset = offset / positions + slope * (center - mean)
         dy = torch.zeros_like(x) if dy is None else dy
         if torch.is_grad_enabled():
-            return reference.input_gradient(dy, x, mean, large_offset, scale, slope, offset)
-        return _passes(x).input_gradient(_as_laid_out(dy, x), x, mean, large_offset, scale, slope, offset)
+            return reference.input_gradient(dy, x, center, scale, slope, offset)
+        dy = _as_laid_out(dy, x)
+        return _passes(x).input_gradient(dy, x, center, scale, slope, offset, large_offset)
 
 
 class _Affine(torch.autograd.Function):
@@ -208,17 +223,19 @@ class _Affine(torch.autograd.Function):
         dy_stand_in: Tensor,
         scale_stand_in: Tensor,
     ) -> Tensor:
-        scale, shift = scale.contiguous(), shift.contiguous()
         ctx.save_for_backward(x, mean, large_offset, scale)
-        return _passes(x).affine(x, mean, large_offset, scale, shift)
+        center, scale, shift = (t.contiguous() for t in _centered(x, mean, scale, shift))
+        return _passes(x).affine(x, center, scale, shift, large_offset)
 
     @staticmethod
     def backward(ctx, dy: Tensor):
         x, mean, large_offset, scale = ctx.saved_tensors
+        center = mean.detach().to(accumulation_dtype(x.dtype))
         if torch.is_grad_enabled():
-            total, product_total = reference.plane_sums(dy, x, mean, large_offset)
+            total, product_total = reference.plane_sums(dy, x, center)
         else:
             dy = _as_laid_out(dy, x)
-            total, product_total = _passes(x).plane_sums(dy, x, mean, large_offset)
-        total, product_total = total.to(scale.dtype), product_total.to(scale.dtype)
+            total, product_total = _passes(x).plane_sums(dy, x, center, large_offset)
+        total = total.to(scale.dtype)
+        product_total = product_total.to(scale.dtype) + (center - mean) * total
         return None, -scale * total, None, product_total, total, dy, scale

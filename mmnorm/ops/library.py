@@ -1,6 +1,7 @@
 """The passes as custom operators ``torch.ops.mmnorm.*``, opaque to torch.compile and to tensor subclasses.
 
-The operators have no gradients of their own: :mod:`.fused` makes one backward out of all four.
+The operators have no gradients of their own: :mod:`.fused` makes one backward out of all four. Types do not depend on
+the data here, and the flag ``large_offset`` is a scalar bool tensor on the CPU.
 """
 
 import torch
@@ -10,51 +11,60 @@ from . import backend
 from .reference import accumulation_dtype, coefficient_dtype
 
 
-@torch.library.custom_op('mmnorm::moments', mutates_args=())
 def moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`.reference.moments`."""
-    return backend.passes(x).moments(x)
+    mean, var, large_offset = backend.passes(x).moments(x)
+    dtype = coefficient_dtype(x)
+    return mean.to(dtype), var.to(dtype), torch.tensor(large_offset)
 
 
-@moments.register_fake
-def _(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def affine(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor, large_offset: Tensor) -> Tensor:
+    """See :func:`.reference.affine`."""
+    return backend.passes(x).affine(x, center, scale, shift, large_offset.item())
+
+
+def plane_sums(dy: Tensor, x: Tensor, center: Tensor, large_offset: Tensor) -> tuple[Tensor, Tensor]:
+    """See :func:`.reference.plane_sums`."""
+    return backend.passes(x).plane_sums(dy, x, center, large_offset.item())
+
+
+def input_gradient(
+    dy: Tensor, x: Tensor, center: Tensor, scale: Tensor, slope: Tensor, offset: Tensor, large_offset: Tensor
+) -> Tensor:
+    """See :func:`.reference.input_gradient`."""
+    return backend.passes(x).input_gradient(dy, x, center, scale, slope, offset, large_offset.item())
+
+
+def _fake_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean = x.new_empty(x.shape[:2], dtype=coefficient_dtype(x))
     return mean, torch.empty_like(mean), torch.empty((), dtype=torch.bool)
 
 
-@torch.library.custom_op('mmnorm::affine', mutates_args=())
-def affine(x: Tensor, mean: Tensor, large_offset: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """See :func:`.reference.affine`."""
-    return backend.passes(x).affine(x, mean, large_offset, scale, shift)
-
-
-@affine.register_fake
-def _(x: Tensor, mean: Tensor, large_offset: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def _fake_affine(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor, large_offset: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
-@torch.library.custom_op('mmnorm::plane_sums', mutates_args=())
-def plane_sums(dy: Tensor, x: Tensor, mean: Tensor, large_offset: Tensor) -> tuple[Tensor, Tensor]:
-    """See :func:`.reference.plane_sums`."""
-    return backend.passes(x).plane_sums(dy, x, mean, large_offset)
-
-
-@plane_sums.register_fake
-def _(dy: Tensor, x: Tensor, mean: Tensor, large_offset: Tensor) -> tuple[Tensor, Tensor]:
-    total = torch.empty_like(mean, dtype=accumulation_dtype(x.dtype))
+def _fake_plane_sums(dy: Tensor, x: Tensor, center: Tensor, large_offset: Tensor) -> tuple[Tensor, Tensor]:
+    total = x.new_empty(x.shape[:2], dtype=accumulation_dtype(x.dtype))
     return total, torch.empty_like(total)
 
 
-@torch.library.custom_op('mmnorm::input_gradient', mutates_args=())
-def input_gradient(
-    dy: Tensor, x: Tensor, mean: Tensor, large_offset: Tensor, scale: Tensor, slope: Tensor, offset: Tensor
-) -> Tensor:
-    """See :func:`.reference.input_gradient`."""
-    return backend.passes(x).input_gradient(dy, x, mean, large_offset, scale, slope, offset)
-
-
-@input_gradient.register_fake
-def _(
-    dy: Tensor, x: Tensor, mean: Tensor, large_offset: Tensor, scale: Tensor, slope: Tensor, offset: Tensor
+def _fake_input_gradient(
+    dy: Tensor, x: Tensor, center: Tensor, scale: Tensor, slope: Tensor, offset: Tensor, large_offset: Tensor
 ) -> Tensor:
     return torch.empty_like(x)
+
+
+class Operators:
+    """The four as operators that tracing sees as one node each."""
+
+    moments = torch.library.custom_op('mmnorm::moments', moments, mutates_args=())
+    affine = torch.library.custom_op('mmnorm::affine', affine, mutates_args=())
+    plane_sums = torch.library.custom_op('mmnorm::plane_sums', plane_sums, mutates_args=())
+    input_gradient = torch.library.custom_op('mmnorm::input_gradient', input_gradient, mutates_args=())
+
+
+Operators.moments.register_fake(_fake_moments)
+Operators.affine.register_fake(_fake_affine)
+Operators.plane_sums.register_fake(_fake_plane_sums)
+Operators.input_gradient.register_fake(_fake_input_gradient)

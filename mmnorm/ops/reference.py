@@ -31,89 +31,81 @@ def coefficient_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if has_float64 and x.dtype not in (torch.float16, torch.bfloat16) else torch.float32
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def moments(x: Tensor) -> tuple[Tensor, Tensor, bool]:
     r"""Mean and biased variance of each (sample, channel) plane.
 
     Args:
         x: Floating-point tensor of shape (N, C, \*). With no dimension after the channels a plane is one value.
 
     Returns:
-        Mean and variance, each of shape (N, C), in the type of :func:`coefficient_dtype`, and a scalar bool tensor on
-        the CPU: whether an implementation that rounds ``x * x`` must expect a plane with \|mean\| >> std. Here never.
+        Mean and variance, each of shape (N, C), in the type of :func:`coefficient_dtype`, and whether the other passes
+        must expect planes with \|mean\| >> std, if they would otherwise round ``scale * x``. These never do.
     """
-    small_offset = torch.zeros((), dtype=torch.bool)
     dtype = coefficient_dtype(x)
     x = x.to(accumulation_dtype(x.dtype))
     positions = tuple(range(2, x.dim()))
     if not positions:
-        return x.to(dtype), torch.zeros_like(x, dtype=dtype), small_offset
+        return x.to(dtype), torch.zeros_like(x, dtype=dtype), False
     # Where |mean| >> std, a mean summed in floating point is off by more than its own rounding. Taken as a mere guess,
     # it leaves small deviations, whose mean corrects it.
     guess = x.detach().mean(positions, keepdim=True)
     deviation = x - guess
     correction = deviation.mean(positions)
     var = deviation.square().mean(positions) - correction.square()
-    return guess.flatten(1).to(dtype) + correction.to(dtype), var.clamp(min=0).to(dtype), small_offset
+    return guess.flatten(1).to(dtype) + correction.to(dtype), var.clamp(min=0).to(dtype), False
 
 
-def affine(x: Tensor, mean: Tensor, large_offset: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    r"""``scale * (x - mean) + shift``, each plane with its own three numbers.
+def affine(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor, large_offset: bool = False) -> Tensor:
+    r"""``scale * (x - center) + shift``, each plane with its own three numbers.
 
     Args:
         x: Floating-point tensor of shape (N, C, \*).
-        mean: Mean of each plane, (N, C).
-        large_offset: As :func:`moments` returns it.
+        center: Mean of each plane, (N, C), rounded to the type of :func:`accumulation_dtype`.
         scale: Slope of each plane, (N, C).
-        shift: Value of each plane at its mean, (N, C).
+        shift: Value of each plane at its center, (N, C).
+        large_offset: As :func:`moments` returns it.
 
     Returns:
         Tensor of the shape, type and memory format of ``x``.
     """
-    # The rounding of the mean to the type of x is made good in the shift.
-    center = mean.detach().to(accumulation_dtype(x.dtype))
-    shift = shift + scale * (center - mean)
     return (_deviation(x, center) * _spread(scale, x) + _spread(shift, x)).to(x.dtype)
 
 
-def plane_sums(dy: Tensor, x: Tensor, mean: Tensor, large_offset: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Sums over the positions of each plane of ``dy`` and of ``dy * (x - mean)``.
+def plane_sums(dy: Tensor, x: Tensor, center: Tensor, large_offset: bool = False) -> tuple[Tensor, Tensor]:
+    r"""Sums over the positions of each plane of ``dy`` and of ``dy * (x - center)``.
 
     Args:
         dy: Gradient of the output, of the shape, type and memory format of ``x``.
         x: Floating-point tensor of shape (N, C, \*).
-        mean: Mean of each plane, (N, C).
+        center: As in :func:`affine`.
         large_offset: As :func:`moments` returns it.
 
     Returns:
         The two sums, each (N, C), in the type of :func:`accumulation_dtype`.
     """
     positions = tuple(range(2, x.dim()))
-    center = mean.detach().to(accumulation_dtype(x.dtype))
     dy = dy.to(center.dtype)
     products = dy * _deviation(x, center)
-    total, product_total = (t.sum(positions) if positions else t for t in (dy, products))
-    return total, product_total + (center - mean).to(total.dtype) * total
+    return (dy.sum(positions), products.sum(positions)) if positions else (dy, products)
 
 
 def input_gradient(
-    dy: Tensor, x: Tensor, mean: Tensor, large_offset: Tensor, scale: Tensor, slope: Tensor, offset: Tensor
+    dy: Tensor, x: Tensor, center: Tensor, scale: Tensor, slope: Tensor, offset: Tensor, large_offset: bool = False
 ) -> Tensor:
-    r"""``scale * dy + slope * (x - mean) + offset``, each plane with its own four numbers.
+    r"""``scale * dy + slope * (x - center) + offset``, each plane with its own four numbers.
 
     Args:
         dy: Gradient of the output, of the shape, type and memory format of ``x``.
         x: Floating-point tensor of shape (N, C, \*).
-        mean: Mean of each plane, (N, C).
-        large_offset: As :func:`moments` returns it.
+        center: As in :func:`affine`.
         scale: Factor of ``dy``, (N, C).
-        slope: Factor of the deviation from the mean, (N, C).
+        slope: Factor of the deviation from the center, (N, C).
         offset: Constant, (N, C).
+        large_offset: As :func:`moments` returns it.
 
     Returns:
         Tensor of the shape, type and memory format of ``x``.
     """
-    center = mean.detach().to(accumulation_dtype(x.dtype))
-    offset = offset + slope * (center - mean)
     terms = dy.to(center.dtype) * _spread(scale, x) + _deviation(x, center) * _spread(slope, x)
     return (terms + _spread(offset, x)).to(x.dtype)
 

@@ -10,7 +10,7 @@ from .pool import PoolForm
 
 
 class ExemplarForm:
-    r"""Scale and shift of EN, with inverse standard deviations i and normalized pooled inputs h = i (m - mu):
+    r"""Scale and shift of EN, with inverse standard deviations i and normalized pooled inputs h = i (c - mu):
 
     .. math::
         \mathrm{scale} = \sum_k \lambda_n^k \gamma^k i^k, \qquad
@@ -37,6 +37,7 @@ class ExemplarForm:
         self,
         mean: Tensor,
         var: Tensor,
+        center: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
         conv_weight: Tensor | None,
@@ -47,15 +48,10 @@ class ExemplarForm:
     ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
         n, c = mean.shape
         k = len(self.pools)
-        var = var.to(self.dtype)
+        pooled = [pool.forward(mean, var, center) for pool in self.pools]
         # (N, K, C) throughout, as the ratio net wants it.
-        variances = mean.new_empty((n, k, c), dtype=self.dtype)
-        deviations = torch.zeros_like(variances)
-        for i, pool in enumerate(self.pools):
-            d, v = pool.forward(mean, var)
-            variances[:, i] = v
-            if d is not None:
-                deviations[:, i] = d
+        deviations = torch.stack([torch.zeros_like(var) if d is None else d for d, _ in pooled], 1)
+        variances = torch.stack([v.expand_as(var) for _, v in pooled], 1)
         inv_std = variances.add_(self.eps).rsqrt_()
         hat = deviations * inv_std
         z = features = None
@@ -65,7 +61,7 @@ class ExemplarForm:
                 z = (hat.view(n, k, *conv_weight.shape) * conv_weight).sum(3)
             features = torch.bmm(z, z.transpose(1, 2)).view(n, -1)
         else:
-            features = mean.to(self.dtype)
+            features = center
         hidden = F.linear(features, fc1_weight.to(self.dtype), fc1_bias.to(self.dtype))
         hidden = hidden.tanh_() if self.tanh else hidden.relu_()
         ratios = F.linear(hidden, fc2_weight.to(self.dtype), fc2_bias.to(self.dtype)).softmax(1)
@@ -95,43 +91,33 @@ class ExemplarForm:
             dbias = dshift.sum((0, 1))
             dbias = dbias.expand(k, c) if bias.dim() == 2 else dbias
         dratios = dgains.sum(2)
-        dhat = dshift * gains
         dinv_std = dscale * gains
 
-        # The ratio net, from its end.
+        # The ratio net, from its end. Its input is the mean itself, not the constant that the center is to the rest.
         dlogits = ratios * (dratios - (ratios * dratios).sum(1, keepdim=True))
         dhidden = dlogits @ fc2_weight.to(self.dtype)
         dhidden = dhidden.addcmul_(dhidden, hidden.square(), value=-1) if self.tanh else dhidden.mul_(hidden > 0)
         dfeatures = dhidden @ fc1_weight.to(self.dtype)
-        dconv = dpooled = None
+        dconv = None
         if self.pairwise:
             # features = z z^T
             dfeatures = dfeatures.view(n, k, k)
-            dz = torch.bmm(dfeatures + dfeatures.transpose(1, 2), z)
-            if conv_weight is None:
-                dhat += dz
-            else:
-                taps = hat.view(n, k, *conv_weight.shape)
-                dconv = (taps * dz[..., None]).sum((0, 1))
-                dhat.view_as(taps).addcmul_(dz[..., None], conv_weight)
+            dhat = torch.bmm(dfeatures + dfeatures.transpose(1, 2), z)
+            if conv_weight is not None:
+                dz = dhat.unsqueeze(3)
+                dconv = (hat.view(n, k, *conv_weight.shape) * dz).sum((0, 1))
+                dhat = (dz * conv_weight).view(n, k, c)
+            dpooled = (dhat * inv_std).sum(1)
+            dhat.addcmul_(dshift, gains)
         else:
             dpooled = dfeatures
+            dhat = dshift * gains
 
         # hat = deviations * inv_std, inv_std = (variances + eps) ** -0.5
         ddeviations = dhat * inv_std
         dvariances = dinv_std.addcmul_(dhat, deviations).mul_(inv_std.pow(3)).mul_(-0.5)
-        dmean, dvar = dpooled, None
+        gradients = dpooled, None
         for i, pool in enumerate(self.pools):
-            dd, dv = ddeviations[:, i], dvariances[:, i]
-            if pool.normalizer == 'IN':
-                dvar = dv.clone() if dvar is None else dvar.add_(dv)
-                continue
-            dmean = dd.clone() if dmean is None else dmean.add_(dd)
-            if pool.dim is not None:
-                size = pool.size(dd)
-                total = pool.sum(dv)
-                dmean.sub_(pool.sum(dd), alpha=1 / size).addcmul_(deviations[:, i], total, value=2 / size)
-                spread = total.expand_as(dv)
-                dvar = spread / size if dvar is None else dvar.add_(spread, alpha=1 / size)
+            gradients = pool.backward(deviations[:, i], ddeviations[:, i], dvariances[:, i], gradients)
         dfc1, dfc2 = dhidden.t() @ features, dlogits.t() @ hidden
-        return dmean, dvar, (dweight, dbias, dconv, dfc1, dhidden.sum(0), dfc2, dlogits.sum(0))
+        return *gradients, (dweight, dbias, dconv, dfc1, dhidden.sum(0), dfc2, dlogits.sum(0))

@@ -17,7 +17,7 @@ ACTIVATIONS = {'sigmoid': torch.sigmoid, 'tanh': torch.tanh, 'relu': torch.relu,
 
 
 class InstanceMetaForm:
-    r"""Scale and shift of ILM, with the base's inverse standard deviation i and deviation d of the plane's mean:
+    r"""Scale and shift of ILM, with the base's inverse standard deviation i and deviation d of the center:
 
     .. math::
         \mathrm{scale} = \omega i, \qquad \mathrm{shift} = \mathrm{scale}\; d + \beta
@@ -56,6 +56,7 @@ class InstanceMetaForm:
         self,
         mean: Tensor,
         var: Tensor,
+        center: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
         encoder: Tensor,
@@ -63,11 +64,9 @@ class InstanceMetaForm:
         var_decoder: Tensor,
     ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
         n = mean.shape[0]
-        var = var.to(self.dtype)
-        deviation, pooled_var = self.base.forward(mean, var)
-        grouped = self._by_key(mean)
-        key_mean = grouped.mean(2, keepdim=True)
-        key_deviation = (grouped - key_mean).to(self.dtype)
+        deviation, pooled_var = self.base.forward(mean, var, center)
+        key_mean = self._by_key(mean).mean(2, keepdim=True)
+        key_deviation = (self._by_key(center) - key_mean).to(self.dtype)
         key_var = torch.addcmul(self._by_key(var), key_deviation, key_deviation).mean(2)
         keys = torch.cat([key_mean.squeeze(2).to(self.dtype), key_var])  # (2N, G): both through one encoder
         embedding = F.linear(keys, encoder.to(self.dtype)).relu_()
@@ -110,15 +109,6 @@ class InstanceMetaForm:
 
         # Key means and variances are pools over the channels of a group.
         dmean = torch.addcmul(dkeys[:n], key_deviation, dkeys[n:], value=2).flatten(1)
-        dvar = dkeys[n:].expand_as(key_deviation).flatten(1)
-        if deviation is None:
-            dvar = dvar + dpooled_var
-        else:
-            base_size = self.base.size(dscale)
-            ddeviation = dshift * scale
-            total = self.base.sum(dpooled_var)
-            dmean += ddeviation
-            dmean.sub_(self.base.sum(ddeviation), alpha=1 / base_size)
-            dmean.addcmul_(deviation, total, value=2 / base_size)
-            dvar = torch.add(dvar, total, alpha=1 / base_size)
-        return dmean, dvar, (dweight, dbias, dencoder, dmean_decoder, dvar_decoder)
+        dvar = dkeys[n:].expand_as(key_deviation).flatten(1).clone()
+        gradients = self.base.backward(deviation, dshift * scale, dpooled_var, (dmean, dvar))
+        return *gradients, (dweight, dbias, dencoder, dmean_decoder, dvar_decoder)

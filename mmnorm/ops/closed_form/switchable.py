@@ -13,7 +13,7 @@ class SwitchableForm:
 
     .. math::
         \mathrm{scale} = \gamma / \sqrt{\sum_k q_k v_k + \epsilon}, \qquad
-        \mathrm{shift} = \mathrm{scale} \sum_k p_k (m - \mu_k) + \beta
+        \mathrm{shift} = \mathrm{scale} \sum_k p_k (c - \mu_k) + \beta
 
     Args:
         pools: The K normalizers.
@@ -30,16 +30,17 @@ class SwitchableForm:
         self,
         mean: Tensor,
         var: Tensor,
+        center: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
         mean_weight: Tensor,
         var_weight: Tensor,
     ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
-        var = var.to(self.dtype)
         ratios = torch.stack([mean_weight, var_weight]).to(self.dtype).softmax(1)
-        deviations, variances = zip(*(pool.forward(mean, var) for pool in self.pools), strict=True)
+        deviations, variances = zip(*(pool.forward(mean, var, center) for pool in self.pools), strict=True)
         mixed_var = deviation = None
-        for d, v, p, q in zip(deviations, variances, *ratios.tolist(), strict=True):
+        self.ratios = ratios.tolist()
+        for d, v, p, q in zip(deviations, variances, *self.ratios, strict=True):
             mixed_var = v * q if mixed_var is None else torch.add(mixed_var, v, alpha=q)
             if d is not None:
                 deviation = d * p if deviation is None else deviation.add_(d, alpha=p)
@@ -57,7 +58,6 @@ class SwitchableForm:
         ratios, inv_std, scale, deviation, *pooled = saved
         k = len(self.pools)
         deviations, variances = pooled[:k], pooled[k:]
-        p, q = ratios.tolist()
 
         # shift = scale * deviation + bias
         if deviation is not None:
@@ -65,33 +65,16 @@ class SwitchableForm:
         dweight = None if params[0] is None else (dscale * inv_std).sum(0)
         dbias = None if params[1] is None else dshift.sum(0)
         # scale = weight * inv_std, inv_std = (mixed_var + eps) ** -0.5
-        dmixed = (dscale * scale).mul_(inv_std.square()).mul_(-0.5)
+        dmixed = (dscale * scale).mul_(inv_std).mul_(inv_std).mul_(-0.5)
         ddeviation = dshift * scale
 
-        dmean = dvar = None
-        dp, dq = [], []
-        for i, pool in enumerate(self.pools):
-            d, v = deviations[i], variances[i]
-            total = pool.sum(dmixed)
-            if total is None:
-                dq.append((dmixed * v).sum())
-            else:
-                # Each plane meets the sum of its pool; GN's is spread over the group already.
-                dq.append((dmixed * v).sum() if pool.normalizer == 'GN' else (total * v).sum())
-            if pool.normalizer == 'IN':
-                dvar = dmixed * q[i] if dvar is None else dvar.add_(dmixed, alpha=q[i])
-            if d is None:
-                dp.append(ratios.new_zeros(()))
-                continue
-            dp.append((ddeviation * d).sum())
-            # Without the mean over the pool in place, dmean is made of ddeviation once for each normalizer.
-            dmean = ddeviation * p[i] if dmean is None else dmean.add_(ddeviation, alpha=p[i])
-            if total is not None:
-                size = pool.size(dmixed)
-                dmean.sub_(pool.sum(ddeviation), alpha=p[i] / size)
-                dmean.addcmul_(d, total, value=2 * q[i] / size)
-                spread = total.expand_as(dmixed)
-                dvar = spread * (q[i] / size) if dvar is None else dvar.add_(spread, alpha=q[i] / size)
-        dratios = torch.stack(dp + dq).view(2, k)
+        zero = ratios.new_zeros(())
+        dratios = [zero if d is None else (ddeviation * d).sum() for d in deviations]
+        dratios += [(dmixed * v).sum() for v in variances]
+        dratios = torch.stack(dratios).view(2, k)
         dlogits = ratios * (dratios - (ratios * dratios).sum(1, keepdim=True))
-        return dmean, dvar, (dweight, dbias, dlogits[0], dlogits[1])
+
+        gradients = None, None
+        for pool, d, p, q in zip(self.pools, deviations, *self.ratios, strict=True):
+            gradients = pool.backward(d, ddeviation, dmixed, gradients, p, q)
+        return *gradients, (dweight, dbias, dlogits[0], dlogits[1])
