@@ -22,7 +22,7 @@ from . import reference
 from .reference import accumulation_dtype, coefficient_dtype
 
 # Bytes of a temporary: small enough to stay in the cache, large enough to outweigh the call.
-CHUNK_BYTES = 1 << 23
+CHUNK_BYTES = 1 << 24
 # A sample with fewer bytes does not outweigh a call of its own.
 SAMPLE_BYTES = 1 << 18
 # mean^2 / var up to which the variance may be a difference of squares, by the type of x ...
@@ -108,10 +108,14 @@ def _chunk_rows(planes: Tensor) -> int:
     return max(2, CHUNK_BYTES // (planes.shape[1] * planes.element_size()))
 
 
-def _chunks(planes: Tensor) -> Iterator[slice]:
-    """Slices of the planes that are CHUNK_BYTES each, about."""
+def _chunks(planes: Tensor, backwards: bool = False) -> Iterator[slice]:
+    """Slices of the planes that are CHUNK_BYTES each, about.
+
+    The second pass over the same data goes backwards: it begins with what the first one left in the cache.
+    """
     step = _chunk_rows(planes)
-    for start in range(0, planes.shape[0], step):
+    starts = range(0, planes.shape[0], step)
+    for start in reversed(starts) if backwards else starts:
         yield slice(start, min(start + step, planes.shape[0]))
 
 
@@ -173,25 +177,29 @@ def _affine_rows(planes: Tensor, center: Tensor, scale: Tensor, shift: Tensor, o
 def _affine_contiguous(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor, large: bool, y: Tensor) -> Tensor:
     planes, out = _planes(x), _planes(y)
     center, scale, shift = center.view(-1), scale.view(-1), shift.view(-1)
-    if not large:
+    if planes.shape[0] <= _chunk_rows(planes) and not large:
         _affine_rows(planes, center, scale, shift, out)
         return y
-    zero = torch.zeros_like(center)
-    for rows in _chunks(planes):
-        deviation = planes[rows] - center[rows, None]
-        _affine_rows(deviation, zero[rows], scale[rows], shift[rows], deviation)
-        out[rows] = deviation
+    for rows in _chunks(planes, backwards=True):
+        if large:
+            deviation = planes[rows] - center[rows, None]
+            _affine_rows(deviation, torch.zeros_like(center[rows]), scale[rows], shift[rows], deviation)
+            out[rows] = deviation
+        else:
+            _affine_rows(planes[rows], center[rows], scale[rows], shift[rows], out[rows])
     return y
 
 
 def _plane_sums_contiguous(dy: Tensor, x: Tensor, center: Tensor, large: bool) -> tuple[Tensor, Tensor]:
-    dy, planes = _planes(dy), _planes(x)
-    if not large:
-        return _plane_sums_rows(dy, planes, center)
-    mean, zero = center.view(-1, 1), torch.zeros_like(center).view(-1)
-    total, product_total = _concatenate(
-        [_plane_sums_rows(dy[rows].to(mean.dtype), planes[rows] - mean[rows], zero[rows]) for rows in _chunks(planes)]
-    )
+    dy, planes, flat = _planes(dy), _planes(x), center.view(-1)
+    parts = []
+    for rows in _chunks(planes):
+        if large:
+            deviation = planes[rows] - flat[rows, None]
+            parts.append(_plane_sums_rows(dy[rows].to(flat.dtype), deviation, torch.zeros_like(flat[rows])))
+        else:
+            parts.append(_plane_sums_rows(dy[rows], planes[rows], flat[rows]))
+    total, product_total = _concatenate(parts)
     return total.view(center.shape), product_total.view(center.shape)
 
 
@@ -200,9 +208,9 @@ def _plane_sums_rows(dy: Tensor, planes: Tensor, center: Tensor) -> tuple[Tensor
     rows, positions = planes.shape
     one = torch.ones_like(center)
     _, product_total, total = _group_norm_backward(
-        dy[None], planes[None], center, one, one.view(-1), 1, rows, positions, rows, [False, True, True]
+        dy[None], planes[None], center[None], one[None], one, 1, rows, positions, rows, [False, True, True]
     )
-    return total.view(center.shape), product_total.view(center.shape)
+    return total, product_total
 
 
 def _input_gradient_contiguous(
@@ -214,7 +222,7 @@ def _input_gradient_contiguous(
     if planes.shape[0] <= _chunk_rows(planes):
         _input_gradient_rows(dy, planes, center, *terms, out)
     else:
-        for rows in _chunks(planes):
+        for rows in _chunks(planes, backwards=True):
             part = None if center is None else center[rows]
             _input_gradient_rows(dy[rows], planes[rows], part, *(t[rows] for t in terms), out[rows])
     return dx
