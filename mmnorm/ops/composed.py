@@ -250,20 +250,19 @@ def _samples(x: Tensor) -> Tensor:
     return x.movedim(1, -1).flatten(1, -2)
 
 
-def _as_batch(sample: Tensor) -> Tensor:
-    """(L, C) as a channels_last batch of one sample, (1, C, L, 1)."""
-    return sample.t()[None, :, :, None]
+def _batches(x: Tensor) -> tuple[Tensor, ...]:
+    """Each sample as a channels_last batch of its own, in float32 at least."""
+    return x.flatten(2, -2).to(accumulation_dtype(x.dtype)).split(1)
 
 
 def _moments_channels_last(x: Tensor) -> tuple[Tensor, Tensor, bool]:
-    samples, dtype = _samples(x), accumulation_dtype(x.dtype)
-    parts = [_batch_norm_update_stats(_as_batch(sample.to(dtype)), None, None, 0.0) for sample in samples]
+    parts = [_batch_norm_update_stats(batch, None, None, 0.0) for batch in _batches(x)]
     mean, var = (torch.stack(ts) for ts in zip(*parts, strict=True))
     large_offset = _has_large_offset(mean, var, x.dtype)
     if large_offset:
+        centers = mean[:, None, :, None, None]
         parts = [
-            _batch_norm_update_stats(_as_batch(s.to(dtype) - c), None, None, 0.0)
-            for s, c in zip(samples, mean, strict=True)
+            _batch_norm_update_stats(batch - c, None, None, 0.0) for batch, c in zip(_batches(x), centers, strict=True)
         ]
         correction, var = (torch.stack(ts) for ts in zip(*parts, strict=True))
         mean = mean.to(coefficient_dtype(x)) + correction
@@ -285,16 +284,14 @@ def _affine_channels_last(x: Tensor, center: Tensor, scale: Tensor, shift: Tenso
 
 
 def _plane_sums_channels_last(dy: Tensor, x: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
+    """The two sums as the gradients of a batch norm's gamma and beta, where std is 1."""
     one = torch.ones_like(center[0])
-    totals, product_totals = [], []
-    for gradient, sample, mean in zip(_samples(dy), _samples(x), center, strict=True):
-        # As the gradients of a batch norm's gamma and beta, where std is 1.
-        _, product_total, total = _batch_norm_backward(
-            _as_batch(gradient), _as_batch(sample), one, mean, one, mean, one, True, 0.0, [False, True, True]
-        )
-        totals.append(total)
-        product_totals.append(product_total)
-    return torch.stack(totals), torch.stack(product_totals)
+    parts = [
+        _batch_norm_backward(gradient, batch, one, None, None, mean, one, True, 0.0, [False, True, True])[:0:-1]
+        for gradient, batch, mean in zip(_batches(dy), _batches(x), center.unbind(), strict=True)
+    ]
+    total, product_total = (torch.stack(ts) for ts in zip(*parts, strict=True))
+    return total, product_total
 
 
 def _input_gradient_channels_last(

@@ -4,7 +4,8 @@ Every kernel sees the input as ``groups`` of ``planes`` of ``positions`` and wor
 contiguous tensor all N * C planes are one group and the positions of a plane are neighbours; in a channels-last tensor
 each sample is a group and the planes of a position are neighbours. Only the addresses differ: Triton lays the threads
 along whatever is contiguous. A reduction keeps one accumulator for each element of the tile, so threads meet only
-once, at its end. There are no atomics and nothing is tuned at run time: results are the same, bit by bit, each time.
+once, at its end. The center is subtracted before anything is multiplied or summed, so nothing cancels where it is
+large. There are no atomics and nothing is tuned at run time: results are the same, bit by bit, each time.
 """
 
 from typing import NamedTuple
@@ -218,7 +219,7 @@ def _merge_moments_kernel(
 def _plane_sums_kernel(
     dy_ptr,
     x_ptr,
-    mean_ptr,
+    center_ptr,
     out_ptr,
     planes,
     positions,
@@ -237,9 +238,7 @@ def _plane_sums_kernel(
     x_ptr += origin
     lane = tl.arange(0, POSITIONS)
     within = rows[:, None] + lane[None, :] * step
-    mean = tl.load(mean_ptr + plane, mask=valid, other=0)
-    center = mean.to(ACC)
-    rounding = (center.to(mean.dtype) - mean).to(ACC)
+    center = tl.load(center_ptr + plane, mask=valid, other=0)
     sum_dy = tl.full((PLANES, POSITIONS), 0, ACC)
     sum_dy_dev = tl.full((PLANES, POSITIONS), 0, ACC)
     for _ in range(blocks):
@@ -251,19 +250,15 @@ def _plane_sums_kernel(
         dy_ptr += step * POSITIONS
         x_ptr += step * POSITIONS
         left -= POSITIONS
-    dtype: tl.constexpr = out_ptr.dtype.element_ty
-    plane_sum = tl.sum(sum_dy, axis=1).to(dtype)
-    # The rounding of the mean is made good in the sum.
-    plane_sum_dev = tl.sum(sum_dy_dev, axis=1).to(dtype) + rounding.to(dtype) * plane_sum
     out = chunk.to(tl.int64) * 2 * total + plane
-    tl.store(out_ptr + out, plane_sum, mask=valid)
-    tl.store(out_ptr + total + out, plane_sum_dev, mask=valid)
+    tl.store(out_ptr + out, tl.sum(sum_dy, axis=1), mask=valid)
+    tl.store(out_ptr + total + out, tl.sum(sum_dy_dev, axis=1), mask=valid)
 
 
 @triton.jit(do_not_specialize=['chunks'])
 def _affine_kernel(
     x_ptr,
-    mean_ptr,
+    center_ptr,
     scale_ptr,
     shift_ptr,
     y_ptr,
@@ -280,13 +275,10 @@ def _affine_kernel(
     within = rows[:, None] + lane[None, :] * step
     mask = valid[:, None] & (lane < left)[None, :]
     x = tl.load(x_ptr + origin + within, mask=mask, other=0).to(ACC)
-    mean = tl.load(mean_ptr + plane, mask=valid, other=0)
-    scale = tl.load(scale_ptr + plane, mask=valid, other=0)
-    shift = tl.load(shift_ptr + plane, mask=valid, other=0)
-    # The rounding of the mean is made good in the shift.
-    center = mean.to(ACC)
-    shift = (shift + scale * (center.to(mean.dtype) - mean)).to(ACC)
-    y = (x - center[:, None]) * scale.to(ACC)[:, None] + shift[:, None]
+    center = tl.load(center_ptr + plane, mask=valid, other=0)
+    scale = tl.load(scale_ptr + plane, mask=valid, other=0).to(ACC)
+    shift = tl.load(shift_ptr + plane, mask=valid, other=0).to(ACC)
+    y = (x - center[:, None]) * scale[:, None] + shift[:, None]
     tl.store(y_ptr + origin + within, y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
@@ -294,7 +286,7 @@ def _affine_kernel(
 def _input_gradient_kernel(
     dy_ptr,
     x_ptr,
-    mean_ptr,
+    center_ptr,
     scale_ptr,
     slope_ptr,
     offset_ptr,
@@ -313,14 +305,11 @@ def _input_gradient_kernel(
     mask = valid[:, None] & (lane < left)[None, :]
     dy = tl.load(dy_ptr + origin + within, mask=mask, other=0).to(ACC)
     x = tl.load(x_ptr + origin + within, mask=mask, other=0).to(ACC)
-    mean = tl.load(mean_ptr + plane, mask=valid, other=0)
-    scale = tl.load(scale_ptr + plane, mask=valid, other=0)
-    slope = tl.load(slope_ptr + plane, mask=valid, other=0)
-    offset = tl.load(offset_ptr + plane, mask=valid, other=0)
-    # The rounding of the mean is made good in the offset.
-    center = mean.to(ACC)
-    offset = (offset + slope * (center.to(mean.dtype) - mean)).to(ACC)
-    dx = dy * scale.to(ACC)[:, None] + (x - center[:, None]) * slope.to(ACC)[:, None] + offset[:, None]
+    center = tl.load(center_ptr + plane, mask=valid, other=0)
+    scale = tl.load(scale_ptr + plane, mask=valid, other=0).to(ACC)
+    slope = tl.load(slope_ptr + plane, mask=valid, other=0).to(ACC)
+    offset = tl.load(offset_ptr + plane, mask=valid, other=0).to(ACC)
+    dx = dy * scale[:, None] + (x - center[:, None]) * slope[:, None] + offset[:, None]
     tl.store(dx_ptr + origin + within, dx.to(dx_ptr.dtype.element_ty), mask=mask)
 
 
@@ -339,15 +328,8 @@ def _constants(x: Tensor, cut: Plan) -> dict:
     )
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Mean and biased variance of each (sample, channel) plane.
-
-    Args:
-        x: Tensor of shape (N, C, \*), contiguous or channels-last contiguous, not empty.
-
-    Returns:
-        Mean and variance, each of shape (N, C), in the type of :func:`~mmnorm.ops.reference.coefficient_dtype`.
-    """
+def moments(x: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """See :func:`.reference.moments`; ``x`` is contiguous or channels-last contiguous, as in all four."""
     cut = plan(x, reduce=True)
     total = cut.groups * cut.planes
     mean, var = torch.empty((2, *x.shape[:2]), dtype=coefficient_dtype(x), device=x.device)
@@ -383,28 +365,18 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
             PLANES=planes,
             CHUNKS=chunks,
         )
-    return mean, var
+    return mean, var, False
 
 
-def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    r"""``scale * (x - mean) + shift``, each plane with its own three numbers.
-
-    Args:
-        x: Tensor of shape (N, C, \*), contiguous or channels-last contiguous, not empty.
-        mean: Mean of each plane, (N, C), contiguous, of the type that :func:`moments` gives.
-        scale: Slope of each plane, likewise.
-        shift: Value of each plane at its mean, likewise.
-
-    Returns:
-        Tensor of the shape, type and memory format of ``x``.
-    """
+def affine(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor, large_offset: bool = False) -> Tensor:
+    """See :func:`.reference.affine`."""
     cut = plan(x, reduce=False)
     y = torch.empty_like(x)
     _launch(
         _affine_kernel,
         cut.programs,
         x,
-        mean,
+        center,
         scale,
         shift,
         y,
@@ -416,26 +388,17 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return y
 
 
-def plane_sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Sums over the positions of each plane of ``dy`` and of ``dy * (x - mean)``.
-
-    Args:
-        dy: Gradient of the output, of the shape, type and memory format of ``x``.
-        x: Tensor of shape (N, C, \*), contiguous or channels-last contiguous, not empty.
-        mean: Mean of each plane, (N, C), contiguous, of the type that :func:`moments` gives.
-
-    Returns:
-        The two sums, each of shape (N, C), in the type of ``mean``.
-    """
+def plane_sums(dy: Tensor, x: Tensor, center: Tensor, large_offset: bool = False) -> tuple[Tensor, Tensor]:
+    """See :func:`.reference.plane_sums`."""
     cut = plan(x, reduce=True)
     total = cut.groups * cut.planes
-    sums = torch.empty((cut.chunks, 2, *x.shape[:2]), dtype=mean.dtype, device=x.device)
+    sums = torch.empty((cut.chunks, 2, *x.shape[:2]), dtype=center.dtype, device=x.device)
     _launch(
         _plane_sums_kernel,
         cut.programs,
         dy,
         x,
-        mean,
+        center,
         sums,
         cut.planes,
         cut.positions,
@@ -448,20 +411,10 @@ def plane_sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     return sum_dy, sum_dy_dev
 
 
-def input_gradient(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    r"""``scale * dy + slope * (x - mean) + offset``, each plane with its own four numbers.
-
-    Args:
-        dy: Gradient of the output, of the shape, type and memory format of ``x``.
-        x: Tensor of shape (N, C, \*), contiguous or channels-last contiguous, not empty.
-        mean: Mean of each plane, (N, C), contiguous, of the type that :func:`moments` gives.
-        scale: Factor of ``dy`` of each plane, likewise.
-        slope: Factor of the deviation of each plane, likewise.
-        offset: What each plane adds, likewise.
-
-    Returns:
-        Tensor of the shape, type and memory format of ``x``.
-    """
+def input_gradient(
+    dy: Tensor, x: Tensor, center: Tensor, scale: Tensor, slope: Tensor, offset: Tensor, large_offset: bool = False
+) -> Tensor:
+    """See :func:`.reference.input_gradient`."""
     cut = plan(x, reduce=False)
     dx = torch.empty_like(x)
     _launch(
@@ -469,7 +422,7 @@ def input_gradient(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Te
         cut.programs,
         dy,
         x,
-        mean,
+        center,
         scale,
         slope,
         offset,

@@ -1,0 +1,269 @@
+"""The Triton kernels against formulas in float64: on the GPU where there is one, else in Triton's interpreter."""
+
+import math
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mmnorm.ops.reference import accumulation_dtype, coefficient_dtype
+
+triton = pytest.importorskip('triton')
+passes = pytest.importorskip('mmnorm.ops.triton_passes')
+
+INTERPRETED = triton.knobs.runtime.interpret
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+RUNS_KERNELS = INTERPRETED or DEVICE == 'cuda'
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+# (N, C), 1x1 maps, odd sizes, one and several tiles a plane, more planes than a tile holds, volumes.
+SHAPES = [(2, 3), (70, 40), (2, 3, 5), (2, 3, 1, 1), (2, 3, 1, 3), (3, 37, 7, 7), (2, 5, 13, 9), (1, 2, 64, 64)]
+SHAPES += [(2, 16, 8, 8), (2, 3, 3, 4, 5)]
+CASES = [(shape, False) for shape in SHAPES] + [(shape, True) for shape in SHAPES if len(shape) > 3]
+
+
+def collected(condition):
+    """Decorate a test that pytest collects only if ``condition`` holds."""
+
+    def decorate(test):
+        test.__test__ = condition
+        return test
+
+    return decorate
+
+
+@collected(not RUNS_KERNELS)
+def test_kernels_in_the_interpreter():
+    # In a process of its own: Triton asks once, at its import, and interpreting changes its library for good.
+    command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', __file__]
+    done = subprocess.run(command, env=os.environ | {'TRITON_INTERPRET': '1'}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-10000:] + done.stderr[-2000:]
+
+
+def make(shape, last=False, dtype=torch.float32, offset=0.0):
+    x = (torch.randn(shape, dtype=torch.float64) + offset).to(DEVICE, dtype)
+    return x.contiguous(memory_format=LAST[x.dim()]) if last else x
+
+
+def spread(t, x):
+    """The (N, C) tensor ``t`` in float64, broadcastable to ``x``."""
+    return t.double().reshape(t.shape + (1,) * (x.dim() - 2))
+
+
+def total(t):
+    return t.sum(tuple(range(2, t.dim()))) if t.dim() > 2 else t
+
+
+def exact_moments(x):
+    # The mean of the deviations from a rounded mean is its rounding.
+    count = math.prod(x.shape[2:])
+    guess = total(x.double()) / count
+    deviation = x.double() - spread(guess, x)
+    mean = guess + total(deviation) / count
+    return mean, total((x.double() - spread(mean, x)).square()) / count
+
+
+def precision(x):
+    return torch.finfo(accumulation_dtype(x.dtype)).eps
+
+
+def assert_near(actual, expected, tolerance):
+    """Each difference at most ``tolerance``, a number or tensor, plus the rounding to the type of ``actual``."""
+    difference = (actual.double() - expected).abs()
+    excess = difference - tolerance - torch.finfo(actual.dtype).eps * expected.abs()
+    assert excess.max() <= 0, f'differs by up to {difference.max():.2e}'
+
+
+def check_reductions(x):
+    mean, var, _ = passes.moments(x)
+    expected_mean, expected_var = exact_moments(x)
+    assert mean.dtype == var.dtype == coefficient_dtype(x)
+    assert mean.is_contiguous()
+    assert var.is_contiguous()
+    # In units of the standard deviation, however large the mean.
+    assert_near(mean, expected_mean, 4 * precision(x) * expected_var.sqrt())
+    assert_near(var, expected_var, 16 * precision(x) * expected_var)
+
+    dy = torch.randn_like(x)
+    center = mean.to(accumulation_dtype(x.dtype))
+    sum_dy, sum_dy_dev = passes.plane_sums(dy, x, center)
+    terms = dy.double(), dy.double() * (x.double() - spread(center, x))
+    for actual, term in zip((sum_dy, sum_dy_dev), terms):
+        assert actual.dtype == center.dtype
+        assert actual.is_contiguous()
+        assert_near(actual, total(term), 4 * precision(x) * total(term.abs()))
+
+    # Nothing depends on the order in which programs happen to finish.
+    for first, again in zip((mean, var, sum_dy, sum_dy_dev), passes.moments(x)[:2] + passes.plane_sums(dy, x, center)):
+        assert torch.equal(first, again)
+
+
+def check_elementwise(x):
+    center = exact_moments(x)[0].to(accumulation_dtype(x.dtype))
+    # The coefficients may be of the type of the moments.
+    scale, shift, slope, offset = torch.randn(4, *center.shape, dtype=coefficient_dtype(x), device=x.device)
+    dy = torch.randn_like(x)
+    deviation = x.double() - spread(center, x)
+
+    y = passes.affine(x, center, scale, shift)
+    terms = spread(scale, x) * deviation, spread(shift, x)
+    assert_near(y, sum(terms), 4 * precision(x) * sum(t.abs() for t in terms))
+
+    dx = passes.input_gradient(dy, x, center, scale, slope, offset)
+    terms = spread(scale, x) * dy.double(), spread(slope, x) * deviation, spread(offset, x)
+    assert_near(dx, sum(terms), 4 * precision(x) * sum(t.abs() for t in terms))
+
+    for out in (y, dx):
+        assert out.dtype == x.dtype
+        assert out.shape == x.shape
+        assert out.stride() == x.stride()
+    assert torch.equal(y, passes.affine(x, center, scale, shift))
+    assert torch.equal(dx, passes.input_gradient(dy, x, center, scale, slope, offset))
+
+
+@collected(RUNS_KERNELS)
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize(('shape', 'last'), CASES)
+def test_formulas(shape, last, dtype):
+    x = make(shape, last, dtype)
+    check_reductions(x)
+    check_elementwise(x)
+
+
+@collected(RUNS_KERNELS)
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('last', [False, True])
+def test_large_mean(last, dtype):
+    x = make((2, 3, 13, 9), last, dtype, offset=1e4)
+    check_reductions(x)
+    check_elementwise(x)
+
+
+@collected(RUNS_KERNELS)
+@pytest.mark.parametrize('last', [False, True])
+def test_mean_is_exact_to_a_millionth_at_ten_thousand(last):
+    x = make((2, 3, 13, 9), last, offset=1e4)
+    mean, var, _ = passes.moments(x)
+    expected_mean, expected_var = exact_moments(x)
+    assert (mean - expected_mean).abs().max() < 1e-6
+    assert (var - expected_var).abs().max() < 1e-5
+
+
+@collected(RUNS_KERNELS)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+@pytest.mark.parametrize('last', [False, True])
+def test_planes_cut_into_chunks(monkeypatch, last, dtype):
+    # Chunks of several blocks, of which the last is neither full nor has as many.
+    monkeypatch.setattr(passes, 'TILE', 256)
+    monkeypatch.setattr(passes, 'SMALL_TILE', 64)
+    monkeypatch.setattr(passes, 'CHUNK', 256)
+    monkeypatch.setattr(passes, 'CHANNEL_BYTES', 4 * dtype.itemsize)
+    x = make((1, 5, 29, 31), last, dtype, offset=1e2)
+    cut = passes.plan(x, reduce=True)
+    assert cut.chunks > 2
+    assert cut.blocks > 1
+    assert math.ceil(cut.positions / cut.block_positions) % cut.blocks
+    assert cut.positions % cut.block_positions
+    check_reductions(x)
+    check_elementwise(x)
+
+
+@collected(RUNS_KERNELS)
+@pytest.mark.parametrize('last', [False, True])
+def test_large_planes_are_cut_into_chunks(last):
+    x = make((2, 3, 300, 260), last, offset=1e4)
+    assert passes.plan(x, reduce=True).chunks > 4
+    check_reductions(x)
+
+
+@collected(RUNS_KERNELS)
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('last', [False, True])
+def test_constant_planes_are_exact(monkeypatch, last, dtype):
+    monkeypatch.setattr(passes, 'CHUNK', 64)
+    value = make((2, 3, 1, 1), dtype=dtype, offset=1e2)
+    x = value.expand(2, 3, 50, 50).contiguous(memory_format=LAST[4] if last else torch.contiguous_format)
+    mean, var, _ = passes.moments(x)
+    assert torch.equal(mean, value.flatten(1).to(mean.dtype))
+    assert torch.equal(var, torch.zeros_like(var))
+
+
+@collected(RUNS_KERNELS)
+def test_views_into_larger_storage():
+    # Addresses that aren't multiples of 16 bytes.
+    x = make((2 * 3 * 64 + 1,))[1:].view(2, 3, 8, 8)
+    check_reductions(x)
+    check_elementwise(x)
+
+
+@pytest.mark.parametrize('reduce', [False, True])
+@pytest.mark.parametrize('last', [False, True])
+@pytest.mark.parametrize(
+    'shape',
+    [(2, 64, 512, 512), (8, 256, 56, 56), (32, 2048, 7, 7), (1, 3, 512, 512), (4096, 2048, 1, 1), (1, 32, 3, 3)],
+)
+def test_plan_covers_the_input_with_small_tiles(shape, last, reduce):
+    x = torch.empty(shape, device='meta')
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    cut = passes.plan(x, reduce)
+    assert cut.groups * cut.planes * cut.positions == x.numel()
+    assert cut.block_planes * cut.block_positions <= passes.TILE
+    assert cut.chunks * cut.blocks * cut.block_positions >= cut.positions
+    assert (cut.chunks - 1) * cut.blocks * cut.block_positions < cut.positions
+    # A large input keeps a large GPU busy, whatever its shape.
+    assert cut.programs >= 1024 or x.numel() < 1024 * passes.CHUNK
+
+
+@collected(DEVICE == 'cuda' and not INTERPRETED)
+def test_offsets_beyond_32_bits():
+    if torch.cuda.mem_get_info()[0] < 20e9:
+        pytest.skip('needs a GPU with 20 GB of memory')
+    values = torch.arange(1.0, 6.0, device=DEVICE, dtype=torch.float16)
+    x = values.view(5, 1, 1, 1).expand(5, 1, 2**14, 2**15).contiguous()
+    mean, var, _ = passes.moments(x)
+    assert torch.equal(mean.flatten(), values.float())
+    assert not var.any()
+    y = passes.affine(x, torch.zeros_like(mean), torch.ones_like(mean), torch.ones_like(mean))
+    assert torch.equal(y[:, 0, -1, -1], values + 1)
+
+
+@collected(not INTERPRETED)
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('last', [False, True])
+def test_kernels_compile_for_a_gpu(monkeypatch, tmp_path, last, dtype):
+    if 'nvidia' not in triton.backends.backends:
+        pytest.skip('this Triton has no compiler for NVIDIA GPUs')
+    launches = []
+    monkeypatch.setattr(passes, '_launch', lambda *args, **constants: launches.append((args, constants)))
+    x = torch.empty(2, 32, 128, 128, dtype=dtype)
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    mean = passes.moments(x)[0].to(accumulation_dtype(dtype))
+    passes.plane_sums(x, x, mean)
+    passes.affine(x, mean, mean, mean)
+    passes.input_gradient(x, x, mean, mean, mean, mean)
+    assert len(launches) == 5
+
+    with triton.knobs.cache.scope():
+        triton.knobs.cache.dir = str(tmp_path)
+        for (kernel, _, *args), constants in launches:
+            code = compile_as_launched(kernel, args, constants, passes.NUM_WARPS)
+            assert len(code['cubin']) > 0
+            # Wide loads, as the divisibility of sizes and addresses by 16 promises.
+            if kernel.__name__ != '_merge_moments_kernel':
+                assert re.search(r'ld\.global[.\w]*\.v[24]\.', code['ptx']), kernel.__name__
+
+
+def compile_as_launched(kernel, args, constants, num_warps):
+    """Compile for an H100, specialized as a launch with these arguments would be."""
+    signature = dict.fromkeys(kernel.arg_names, 'constexpr')
+    divisible = {}
+    for i, arg in enumerate(args):
+        signature[kernel.arg_names[i]] = triton.runtime.jit.mangle_type(arg)
+        if not isinstance(arg, int) or (arg % 16 == 0 and not kernel.params[i].do_not_specialize):
+            divisible[(i,)] = [['tt.divisibility', 16]]
+    source = triton.compiler.ASTSource(kernel, signature, constants, divisible)
+    target = triton.backends.compiler.GPUTarget('cuda', 90, 32)
+    return triton.compile(source, target=target, options=dict(num_warps=num_warps)).asm
