@@ -91,8 +91,9 @@ class LearnedNorm(nn.Module):
             # RoI heads meet images without proposals. Adding nothing of each parameter to the output gives them zero
             # gradients rather than none, which DistributedDataParallel would wait for.
             return sum((p.sum().to(x.dtype) * 0 for p in self.parameters()), x.clone())
-        if torch.is_autocast_enabled(x.device.type):
-            with torch.autocast(x.device.type, enabled=False):
+        device = x.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
                 return ops.normalize(x, self)
         return ops.normalize(x, self)
 

@@ -100,10 +100,7 @@ class SwitchableNorm(PooledNorm):
         Returns:
             Tensor (2, K): softmax of ``mean_weight``, then of ``var_weight``, in the order of ``normalizers``.
         """
-        return self._importance_weights(self.mean_weight.dtype)
-
-    def _importance_weights(self, dtype: torch.dtype) -> Tensor:
-        return torch.stack([self.mean_weight, self.var_weight]).to(dtype).softmax(1)
+        return torch.stack([self.mean_weight, self.var_weight]).softmax(1)
 
     def closed_form(self, dtype: torch.dtype, positions: int) -> SwitchableForm | None:
         pools = self._pool_forms(dtype, positions)
@@ -113,10 +110,12 @@ class SwitchableNorm(PooledNorm):
         self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
     ) -> tuple[Tensor, Tensor]:
         means, variances = self.pooled_moments(mean, var, positions, update_running_stats)
-        mean_ratios, var_ratios = self._importance_weights(mean.dtype)
+        mean_ratios, var_ratios = (
+            w.to(mean.dtype).softmax(0)[:, None, None] for w in (self.mean_weight, self.var_weight)
+        )
         # mean - sum_k w_k mean_k, as the weights sum to 1: the differences are small where the means may be large.
-        deviation = torch.tensordot(mean_ratios, mean - means, 1)
-        mixed_var = torch.tensordot(var_ratios, variances, 1)
+        deviation = (mean_ratios * (mean - means)).sum(0)
+        mixed_var = (var_ratios * variances).sum(0)
         scale = (mixed_var + self.eps).rsqrt()
         if self.affine:
             scale = scale * self.weight.to(mean.dtype)

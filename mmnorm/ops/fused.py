@@ -17,6 +17,7 @@ There are three ways to it:
 Kept between forward and backward: x, and (N, C) numbers.
 """
 
+import math
 from typing import Protocol
 
 import torch
@@ -56,7 +57,7 @@ def normalize(x: Tensor, layer: Coefficients) -> Tensor:
     if _needs_reference(x):
         return _reference(x, layer)
     x = _dense(x)
-    positions = x.shape[2:].numel()
+    positions = math.prod(x.shape[2:])
     if x.is_cpu and _is_plain(x):
         form = layer.closed_form(accumulation_dtype(x.dtype), positions)
         if form is not None:
@@ -68,7 +69,7 @@ def normalize(x: Tensor, layer: Coefficients) -> Tensor:
 
 def _reference(x: Tensor, layer: Coefficients, update_running_stats: bool = True) -> Tensor:
     mean, var, _ = reference.moments(x)
-    coefficients = layer.coefficients(mean, var, x.shape[2:].numel(), update_running_stats)
+    coefficients = layer.coefficients(mean, var, math.prod(x.shape[2:]), update_running_stats)
     scale, shift = (t.expand_as(mean) for t in coefficients)
     return reference.affine(x, *_centered(x, mean, scale, shift))
 
@@ -86,7 +87,7 @@ def _needs_reference(x: Tensor) -> bool:
         or x.numel() == 0
         or torch.compiler.is_exporting()
         or torch.jit.is_tracing()
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._functorch.maybe_current_level() is not None
         or forward_ad._current_level >= 0
     )
 
@@ -151,7 +152,7 @@ class _Whole(torch.autograd.Function):
         dmean, dvar, dparams = ctx.form.backward(saved, params, product_total, total)
         dx = None
         if ctx.needs_input_grad[0]:
-            positions = x.shape[2:].numel()
+            positions = math.prod(x.shape[2:])
             slope, offset = (torch.zeros_like(scale) if t is None else t for t in (dvar, dmean))
             slope, offset = slope * (2 / positions), offset / positions
             dx = passes.input_gradient(dy, x, center, scale, slope, offset, ctx.large_offset)
@@ -197,7 +198,7 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dmean: Tensor | None, dvar: Tensor | None, _, dy: Tensor | None, scale: Tensor | None):
         x, mean, large_offset = ctx.saved_tensors
-        positions = x.shape[2:].numel()
+        positions = math.prod(x.shape[2:])
         slope, offset, scale = (torch.zeros_like(mean) if t is None else t for t in (dvar, dmean, scale))
         center = mean.detach().to(accumulation_dtype(x.dtype))
         slope = slope * (2 / positions)

@@ -1,0 +1,143 @@
+"""torch.compile, torch.export and ONNX of networks with the layers."""
+
+import copy
+import io
+
+import pytest
+import torch
+from functorch.compile import make_boxed_func
+from helpers import assert_same
+from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+
+import mmnorm
+
+LAYERS = {
+    'SN': mmnorm.SwitchableNorm2d,
+    'EN': mmnorm.ExemplarNorm2d,
+    'ILM': mmnorm.InstanceMetaNorm2d,
+}
+
+
+class Block(nn.Module):
+    """A ResNet's basic block with a strided shortcut."""
+
+    def __init__(self, norm, channels, out_channels):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, stride=2, padding=1, bias=False)
+        self.bn1 = norm(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = norm(out_channels)
+        self.downsample = nn.Sequential(nn.Conv2d(channels, out_channels, 1, stride=2, bias=False), norm(out_channels))
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        y = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(y)) + self.downsample(x))
+
+
+def small_resnet(norm):
+    stem = nn.Conv2d(3, 16, 3, padding=1, bias=False), norm(16), nn.ReLU(inplace=True)
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5)
+    return nn.Sequential(*stem, Block(norm, 16, 32), *head)
+
+
+def step(run, model, x):
+    model.zero_grad()
+    x = x.clone().requires_grad_()
+    y = run(x)
+    y.square().sum().backward()
+    return dict(output=y.detach(), input=x.grad, **{name: p.grad.clone() for name, p in model.named_parameters()})
+
+
+def one_of_each(channels):
+    """SN, EN and ILM in turn: as good as three networks, at a third of the compiler's time."""
+    one_of_each.calls = getattr(one_of_each, 'calls', -1) + 1
+    return list(LAYERS.values())[one_of_each.calls % len(LAYERS)](channels)
+
+
+@pytest.mark.parametrize(('norm', 'backend'), [(name, 'aot_eager') for name in LAYERS] + [('each', 'inductor')])
+def test_compiled_training(norm, backend):
+    """One graph, forward and backward, of static and then of dynamic shapes, equal to eager mode."""
+    torch._dynamo.reset()
+    model = small_resnet(LAYERS.get(norm, one_of_each))
+    eager = copy.deepcopy(model)
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    for size in ((2, 3, 16, 16), (3, 3, 20, 24), (4, 3, 12, 28)):
+        x = torch.randn(size)
+        assert_same(step(compiled, model, x), step(eager, eager, x), tolerance=1e-4)
+        buffers = {key: t.float() for key, t in model.named_buffers()}
+        assert_same(buffers, {key: t.float() for key, t in eager.named_buffers()}, tolerance=1e-4)
+
+
+@pytest.mark.parametrize('name', LAYERS)
+def test_compiled_graph_holds_the_operators(name):
+    """The passes stay what they are, rather than being taken apart."""
+    torch._dynamo.reset()
+    targets = []
+
+    def compiler(graph, inputs):
+        targets.extend(str(node.target) for node in graph.graph.nodes)
+        return make_boxed_func(graph.forward)
+
+    model = LAYERS[name](16)
+    x = torch.randn(2, 16, 8, 8).to(memory_format=torch.channels_last).requires_grad_()
+    y = torch.compile(model, fullgraph=True, backend=aot_autograd(fw_compiler=compiler))(x)
+    y.sum().backward()
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    for operator in ('moments', 'affine', 'plane_sums', 'input_gradient'):
+        assert targets.count(f'mmnorm.{operator}.default') == 1, targets
+
+
+@pytest.fixture(params=LAYERS)
+def trained(request):
+    model = small_resnet(LAYERS[request.param])
+    # As trained weights do, each differs: torch's older ONNX exporter trips over equal ones (it merges them, then
+    # folds one that is gone).
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    for _ in range(3):
+        model(torch.randn(4, 3, 16, 16) * 2 + 1)
+    return model.eval()
+
+
+DYNAMIC = {0: torch.export.Dim('batch', max=64), 2: torch.export.Dim('height', min=8, max=512)}
+DYNAMIC[3] = torch.export.Dim('width', min=8, max=512)
+
+
+@pytest.mark.parametrize('strict', [False, True])
+def test_export(trained, strict):
+    program = torch.export.export(trained, (torch.randn(2, 3, 16, 24),), dynamic_shapes=(DYNAMIC,), strict=strict)
+    assert not any('mmnorm' in str(node.target) for node in program.graph.nodes)
+    for size in ((1, 3, 16, 16), (3, 3, 33, 47)):
+        x = torch.randn(size)
+        with torch.no_grad():
+            assert torch.allclose(program.module()(x), trained(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('dynamo', [True, False])
+def test_onnx(trained, dynamo):
+    onnxruntime = pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
+    buffer = io.BytesIO()
+    example = (torch.randn(2, 3, 16, 24),)
+    if dynamo:
+        torch.onnx.export(trained, example, dynamo=True, dynamic_shapes=(DYNAMIC,), verbose=False).save(buffer)
+    else:
+        axes = {'x': {0: 'batch', 2: 'height', 3: 'width'}}
+        torch.onnx.export(trained, example, buffer, dynamo=False, input_names=['x'], dynamic_axes=axes)
+    session = onnxruntime.InferenceSession(buffer.getvalue(), providers=['CPUExecutionProvider'])
+    for size in ((1, 3, 16, 16), (3, 3, 33, 47)):
+        x = torch.randn(size)
+        with torch.no_grad():
+            expected = trained(x)
+        (actual,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        assert (torch.from_numpy(actual) - expected).abs().max() <= 1e-4
+
+
+def test_traced():
+    """mmengine counts FLOPs, and mmdeploy exports, by tracing."""
+    layer = LAYERS['EN'](16).eval()
+    x = torch.randn(2, 16, 8, 8)
+    traced = torch.jit.trace(layer, x)
+    assert torch.allclose(traced(torch.ones(1, 16, 8, 8)), layer(torch.ones(1, 16, 8, 8)), atol=1e-5)

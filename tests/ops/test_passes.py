@@ -1,0 +1,151 @@
+"""The composed passes, and the operators around them, against the reference in float64."""
+
+import pytest
+import torch
+
+from mmnorm.ops import composed, reference
+from mmnorm.ops.library import Operators
+from mmnorm.ops.reference import accumulation_dtype, coefficient_dtype
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+# (N, C), 1x1 maps, odd sizes, volumes; the last two are large enough for the kernels that take a call for each sample.
+SHAPES = [
+    (3, 5),
+    (3, 5, 7),
+    (2, 3, 1, 1),
+    (1, 1, 5, 3),
+    (2, 6, 7, 9),
+    (2, 4, 3, 4, 5),
+    (2, 24, 55, 53),
+    (2, 33, 9, 17, 14),
+]
+CASES = [(shape, False) for shape in SHAPES] + [(shape, True) for shape in SHAPES if len(shape) > 3]
+
+
+def make(shape, last=False, dtype=torch.float32, offset=0.0):
+    x = (torch.randn(shape, dtype=torch.float64) * 2 + 0.5 + offset).to(dtype)
+    return x.contiguous(memory_format=LAST[x.dim()]) if last else x
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Cut even small tensors into chunks, and give every channels_last sample a call of its own."""
+    monkeypatch.setattr(composed, 'CHUNK_BYTES', 2000)
+    monkeypatch.setattr(composed, 'SAMPLE_BYTES', 0)
+    monkeypatch.setattr(composed, 'LONG_ROW', 60)
+
+
+def check(x, slack=1.0):
+    """Each pass within a few roundings, relative to what it sums, of the reference in float64."""
+    precision = slack * torch.finfo(accumulation_dtype(x.dtype)).eps
+    rounding = torch.finfo(x.dtype).eps
+    mean, var, large_offset = composed.moments(x)
+    exact_mean, exact_var, _ = reference.moments(x.double())
+    assert mean.shape == var.shape == x.shape[:2]
+    assert mean.dtype in (accumulation_dtype(x.dtype), coefficient_dtype(x))
+    std = exact_var.sqrt()
+    assert ((mean - exact_mean).abs() <= 4 * precision * (exact_mean.abs() + std)).all()
+    # In units of mean^2 too, as the mean may be up to that limit times std without being subtracted first.
+    limit = composed.SQUARE_LIMITS[x.dtype]
+    assert ((var - exact_var).abs() <= 8 * precision * exact_var * (1 + limit)).all()
+
+    center = exact_mean.to(accumulation_dtype(x.dtype))
+    scale, shift, slope, offset = torch.randn(4, *mean.shape, dtype=torch.float64)
+    dy = make(x.shape, not x.is_contiguous(), x.dtype)
+    wide, wide_dy, wide_center = x.double(), dy.double(), center.double()
+    deviation = wide - reference._spread(wide_center, wide)
+    unit = (reference._spread(exact_mean, wide).abs() * (not large_offset) + deviation.abs()) * precision * 8
+
+    y = composed.affine(x, center, scale, shift, large_offset)
+    expected = reference.affine(wide, wide_center, scale, shift)
+    scales, slopes = (reference._spread(t.abs(), wide) for t in (scale, slope))
+    assert (
+        (y - expected).abs() <= unit * scales + rounding * (expected.abs() + reference._spread(shift.abs(), wide))
+    ).all()
+
+    dx = composed.input_gradient(dy, x, center, scale, slope, offset, large_offset)
+    expected = reference.input_gradient(wide_dy, wide, wide_center, scale, slope, offset)
+    largest = wide_dy.abs() * scales + deviation.abs() * slopes + reference._spread(offset.abs(), wide)
+    assert ((dx - expected).abs() <= unit * slopes + 4 * rounding * largest).all()
+    for out in (y, dx):
+        assert out.dtype == x.dtype
+        assert out.stride() == x.stride()
+
+    sums = composed.plane_sums(dy, x, center, large_offset)
+    expected = reference.plane_sums(wide_dy, wide, wide_center)
+    terms = wide_dy.abs(), wide_dy.abs() * unit / precision
+    for actual, exact, term in zip(sums, expected, terms, strict=True):
+        assert actual.dtype == center.dtype
+        total = term.flatten(2).sum(2) if term.dim() > 2 else term
+        assert ((actual - exact).abs() <= 8 * precision * total).all()
+
+    # The same bits again.
+    again = composed.moments(x)[:2] + composed.plane_sums(dy, x, center, large_offset)
+    assert all(torch.equal(a, b) for a, b in zip((mean, var, *sums), again, strict=True))
+
+
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+@pytest.mark.parametrize(('shape', 'last'), CASES)
+def test_composed(shape, last, dtype):
+    check(make(shape, last, dtype))
+
+
+@pytest.mark.usefixtures('small_chunks')
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+@pytest.mark.parametrize(('shape', 'last'), CASES)
+def test_composed_in_chunks(shape, last, dtype):
+    check(make(shape, last, dtype))
+
+
+@pytest.mark.parametrize('chunks', [False, True])
+@pytest.mark.parametrize('last', [False, True])
+def test_large_offset(last, chunks, request):
+    if chunks:
+        request.getfixturevalue('small_chunks')
+    x = make((3, 7, 33, 31), last, offset=1e4)
+    # One plane without an offset, one that is constant, one of zeros.
+    x[1, 2] -= 1e4
+    x[0, 1], x[2, 3] = 1e4, 0
+    mean, var, large_offset = composed.moments(x)
+    exact_mean, exact_var, _ = reference.moments(x.double())
+    assert large_offset
+    assert mean.dtype == torch.float64
+    assert ((mean - exact_mean).abs() <= 1e-6 * exact_var.sqrt().clamp(min=1e-3)).all()
+    assert ((var - exact_var).abs() <= 1e-5 * exact_var).all()
+
+    center = mean.float()
+    deviation = x.double() - center.double()[..., None, None]
+    dy = torch.randn_like(x)
+    scale, shift = torch.randn(2, 3, 7, dtype=torch.float64)
+    y = composed.affine(x, center, scale, shift, large_offset)
+    expected = deviation * scale[..., None, None] + shift[..., None, None]
+    assert ((y - expected).abs() <= 1e-6 * (1 + expected.abs())).all()
+    total, product_total = composed.plane_sums(dy, x, center, large_offset)
+    exact = (dy.double() * deviation).sum((2, 3))
+    assert ((product_total - exact).abs() <= 1e-6 * (dy.double() * deviation).abs().sum((2, 3))).all()
+    dx = composed.input_gradient(dy, x, center, scale, scale, shift, large_offset)
+    expected = dy * scale[..., None, None] + deviation * scale[..., None, None] + shift[..., None, None]
+    assert ((dx - expected).abs() <= 2e-6 * (1 + expected.abs() + deviation.abs())).all()
+
+
+def test_few_planes_with_an_offset_cost_the_others_nothing():
+    x = make((2, 4, 16, 16))
+    x[1, 3] += 20
+    mean, var, large_offset = composed.moments(x)
+    assert not large_offset
+    assert torch.allclose(var, x.double().var((2, 3), correction=0).float(), rtol=1e-6)
+
+
+@pytest.mark.parametrize('last', [False, True])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_operators_pass_opcheck(last, dtype):
+    x = make((2, 6, 5, 7), last, dtype)
+    dy = torch.randn_like(x)
+    mean, _, large_offset = Operators.moments(x)
+    center = mean.to(accumulation_dtype(dtype))
+    scale, shift, slope, offset = torch.randn(4, 2, 6, dtype=center.dtype)
+    torch.library.opcheck(Operators.moments, (x,))
+    torch.library.opcheck(Operators.affine, (x, center, scale, shift, large_offset))
+    torch.library.opcheck(Operators.plane_sums, (dy, x, center, large_offset))
+    torch.library.opcheck(Operators.input_gradient, (dy, x, center, scale, slope, offset, large_offset))
