@@ -36,6 +36,6 @@ $(READY): requirements/build.txt requirements/dev.txt requirements/constraints.t
 constraints: env
 	{ echo "# Pins of what requirements/dev.txt brings with it; written by: make constraints"; \
 	  $(BIN)/python -m pip freeze --exclude-editable | grep -viE \
-	  "^(nvidia|cuda|triton|torch|onedl|matplotlib|scikit-learn|pycocotools|opencv-python-headless|hypothesis|pytest|ruff|ninja|wheel|setuptools)"; \
+	  "^(nvidia|cuda|triton|torch|onedl|matplotlib|scikit-learn|pycocotools|opencv-python-headless|hypothesis|pytest|ruff|onnx=|onnxruntime|onnxscript|ninja|wheel|setuptools)"; \
 	} > requirements/constraints.txt.new
 	mv requirements/constraints.txt.new requirements/constraints.txt

@@ -35,6 +35,6 @@ setup(
         'upstream': UPSTREAM,
         'digits': DIGITS,
         'demo': [*DIGITS, 'matplotlib'],
-        'test': [*DIGITS, 'matplotlib', 'pytest', 'hypothesis', 'ruff'],
+        'test': [*DIGITS, 'matplotlib', 'pytest', 'hypothesis', 'ruff', 'onnx', 'onnxruntime', 'onnxscript'],
     },
 )

@@ -15,6 +15,7 @@ from .layers import (
     SwitchableNorm2d,
     SwitchableNorm3d,
 )
+from .ops import get_backend, set_backend
 from .registry import NORM_LAYERS, register_layers
 from .version import __version__
 
@@ -33,4 +34,6 @@ __all__ = [
     'SwitchableNorm2d',
     'SwitchableNorm3d',
     '__version__',
+    'get_backend',
+    'set_backend',
 ]
