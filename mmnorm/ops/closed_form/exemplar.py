@@ -115,7 +115,7 @@ class ExemplarForm:
 
         # hat = deviations * inv_std, inv_std = (variances + eps) ** -0.5
         ddeviations = dhat * inv_std
-        dvariances = dinv_std.addcmul_(dhat, deviations).mul_(inv_std.pow(3)).mul_(-0.5)
+        dvariances = dinv_std.addcmul_(dhat, deviations).mul_(inv_std.square() * inv_std).mul_(-0.5)
         gradients = dpooled, None
         for i, pool in enumerate(self.pools):
             gradients = pool.backward(deviations[:, i], ddeviations[:, i], dvariances[:, i], gradients)

@@ -50,7 +50,7 @@ class InstanceMetaForm:
 
     def _by_key(self, t: Tensor) -> Tensor:
         """(N, C) to (N, G, C / G)."""
-        return t.unflatten(1, (self.num_keys, -1))
+        return t.view(t.shape[0], self.num_keys, -1)
 
     def forward(
         self,
@@ -65,9 +65,11 @@ class InstanceMetaForm:
     ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
         n = mean.shape[0]
         deviation, pooled_var = self.base.forward(mean, var, center)
-        key_mean = self._by_key(mean).mean(2, keepdim=True)
+        key_mean = self._by_key(mean).sum(2, keepdim=True).mul_(self.num_keys / mean.shape[1])
         key_deviation = (self._by_key(center) - key_mean).to(self.dtype)
-        key_var = torch.addcmul(self._by_key(var), key_deviation, key_deviation).mean(2)
+        key_var = (
+            torch.addcmul(self._by_key(var), key_deviation, key_deviation).sum(2).mul_(self.num_keys / mean.shape[1])
+        )
         keys = torch.cat([key_mean.squeeze(2).to(self.dtype), key_var])  # (2N, G): both through one encoder
         embedding = F.linear(keys, encoder.to(self.dtype)).relu_()
         beta = ACTIVATIONS[self.mean_activation](F.linear(embedding[:n], mean_decoder.to(self.dtype)))
@@ -97,7 +99,7 @@ class InstanceMetaForm:
         dgain = dscale * inv_std
         dweight = None if weight is None else dgain.sum(0)
         dbias = None if bias is None else dshift.sum(0)
-        dpooled_var = (dscale * gain).mul_(inv_std.pow(3)).mul_(-0.5)
+        dpooled_var = (dgain * scale).mul_(inv_std).mul_(-0.5)
 
         # The decoders and the encoder that both share.
         dbeta = self._by_key(dshift).sum(2).mul_(DERIVATIVES[self.mean_activation](beta))

@@ -37,7 +37,7 @@ class PoolForm:
         self.dim = {'IN': None, 'LN': 1, 'GN': 2, 'BN': 0, 'running': None}[normalizer]
 
     def _grouped(self, t: Tensor) -> Tensor:
-        return t.unflatten(1, (self.num_groups, -1)) if self.normalizer == 'GN' else t
+        return t.reshape(t.shape[0], self.num_groups, -1) if self.normalizer == 'GN' else t
 
     def forward(self, mean: Tensor, var: Tensor, center: Tensor) -> tuple[Tensor | None, Tensor]:
         """Deviations ``center - pooled mean``, (N, C), and the pooled variance, (N, C) or broadcastable to it.
