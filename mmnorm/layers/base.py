@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from numbers import Integral, Real
+from types import ModuleType
 
 import torch
 import torch.distributed as dist
@@ -61,10 +62,11 @@ class LearnedNorm(nn.Module):
         """
         raise NotImplementedError
 
-    def closed_form(self, dtype: torch.dtype, positions: int):
+    def closed_form(self, forms: ModuleType, dtype: torch.dtype, positions: int):
         """:meth:`coefficients` with written-out gradients; see :mod:`mmnorm.ops.closed_form`. None if there is none.
 
         Args:
+            forms: The module that has the forms: that one, or its twin of Triton kernels.
             dtype: The type to compute in.
             positions: Number of positions of a plane.
         """
@@ -260,6 +262,14 @@ class PooledNorm(LearnedNorm):
                 tracks = self.training and self.track_running_stats
                 forms.append(PoolForm('BN', dtype, track=partial(self._track, positions) if tracks else None))
         return forms
+
+    def _tracking(self, forms: ModuleType, positions: int) -> dict:
+        """The running statistics, as an argument of forms that move them by themselves."""
+        tracks = self.training and self.running_mean is not None
+        if not tracks or not hasattr(forms, 'RunningStats'):
+            return {}
+        buffers = self.running_mean, self.running_var, self.num_batches_tracked
+        return {'running_stats': forms.RunningStats(*buffers, self.momentum, positions)}
 
     def _track(self, positions: int, samples: int, mean: Tensor, var: Tensor) -> None:
         self._update_running_stats(mean, var, samples * positions)

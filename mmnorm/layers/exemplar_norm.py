@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
-from ..ops.closed_form import ExemplarForm
 from .base import PooledNorm, check_positive_int
 
 RATIO_NETS = ('pairwise', 'mlp')
@@ -163,11 +163,12 @@ class ExemplarNorm(PooledNorm):
             means, variances = self.pooled_moments(mean, var, self._positions(x), update_running_stats=False)
             return self._ratios(mean, (mean - means) * (variances + self.eps).rsqrt()).to(dtype)
 
-    def closed_form(self, dtype: torch.dtype, positions: int) -> ExemplarForm | None:
+    def closed_form(self, forms: ModuleType, dtype: torch.dtype, positions: int):
         pools = self._pool_forms(dtype, positions)
         if pools is None:
             return None
-        return ExemplarForm(pools, self.eps, dtype, self.ratio_net == 'pairwise', self.activation == 'tanh')
+        net = self.ratio_net == 'pairwise', self.activation == 'tanh'
+        return forms.ExemplarForm(pools, self.eps, dtype, *net, **self._tracking(forms, positions))
 
     def coefficients(
         self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True

@@ -1,12 +1,13 @@
 """Instance-Level Meta Normalization: arXiv 1904.03516."""
 
 import math
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops.closed_form import InstanceMetaForm, PoolForm
+from ..ops.closed_form import PoolForm
 from .base import LearnedNorm, check_positive_int
 from .pool import pool_group, pool_instance, pool_layer, spread_groups
 
@@ -109,10 +110,10 @@ class InstanceMetaNorm(LearnedNorm):
         for parameter in (self.encoder_weight, self.mean_decoder_weight, self.var_decoder_weight):
             nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
 
-    def closed_form(self, dtype: torch.dtype, positions: int) -> InstanceMetaForm:
+    def closed_form(self, forms: ModuleType, dtype: torch.dtype, positions: int):
         base = PoolForm(self.base, dtype, self.num_groups)
         num_keys = self.num_features // self.key_group_size
-        return InstanceMetaForm(base, num_keys, self.eps, dtype, self.mean_activation, self.var_activation)
+        return forms.InstanceMetaForm(base, num_keys, self.eps, dtype, self.mean_activation, self.var_activation)
 
     def coefficients(
         self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True

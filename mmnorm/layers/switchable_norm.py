@@ -1,11 +1,11 @@
 """Switchable Normalization: "Differentiable Learning-to-Normalize via Switchable Normalization" (arXiv 1806.10779)."""
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
-from ..ops.closed_form import SwitchableForm
 from .base import PooledNorm
 
 
@@ -102,9 +102,11 @@ class SwitchableNorm(PooledNorm):
         """
         return torch.stack([self.mean_weight, self.var_weight]).softmax(1)
 
-    def closed_form(self, dtype: torch.dtype, positions: int) -> SwitchableForm | None:
+    def closed_form(self, forms: ModuleType, dtype: torch.dtype, positions: int):
         pools = self._pool_forms(dtype, positions)
-        return None if pools is None else SwitchableForm(pools, self.eps, dtype)
+        if pools is None:
+            return None
+        return forms.SwitchableForm(pools, self.eps, dtype, **self._tracking(forms, positions))
 
     def coefficients(
         self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True

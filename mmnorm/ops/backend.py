@@ -11,7 +11,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from . import composed
+from . import closed_form, composed
 
 BACKENDS = ('auto', 'reference', 'composed', 'triton')
 
@@ -58,10 +58,23 @@ def has_triton() -> bool:
     return find_spec('triton') is not None
 
 
+def _uses_triton(x: Tensor) -> bool:
+    return _backend == 'triton' or (_backend == 'auto' and x.is_cuda and has_triton())
+
+
 def passes(x: Tensor) -> ModuleType:
     """The module whose passes take ``x``."""
-    if _backend == 'triton' or (_backend == 'auto' and x.is_cuda and has_triton()):
+    if _uses_triton(x):
         from . import triton_passes
 
         return triton_passes
     return composed
+
+
+def forms(x: Tensor) -> ModuleType | None:
+    """The module whose closed forms go with those passes; None where autograd is as good."""
+    if _uses_triton(x):
+        from . import triton_coefficients
+
+        return triton_coefficients
+    return closed_form if x.is_cpu else None

@@ -7,7 +7,7 @@ go into one pass::
 
 There are three ways to it:
 
-* :class:`_Whole`, eager mode on the CPU: one node, with the closed form of the coefficients.
+* :class:`_Whole`, eager mode on the CPU, and on a GPU with Triton: one node, with the closed form of the coefficients.
 * :class:`_Moments` and :class:`_Affine`, which leave the coefficients to autograd (or to torch.compile). Left to
   itself, autograd would make each part of dx by itself and add them. So the node of the affine form hands ``dy`` and
   ``scale`` on, as the gradients of two stand-ins without memory of their own, and the node of the moments, which
@@ -18,6 +18,7 @@ Kept between forward and backward: x, and (N, C) numbers.
 """
 
 import math
+from types import ModuleType
 from typing import Protocol
 
 import torch
@@ -36,8 +37,8 @@ class Coefficients(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Scale and shift, both broadcastable to (N, C), of planes with ``positions`` values each; differentiable."""
 
-    def closed_form(self, dtype: torch.dtype, positions: int):
-        """The same, computed in ``dtype``, with written-out gradients, or None; see :mod:`.closed_form`."""
+    def closed_form(self, forms: ModuleType, dtype: torch.dtype, positions: int):
+        """The same, computed in ``dtype``, as one of ``forms`` (see :mod:`.closed_form`); None if there is none."""
 
     def coefficient_parameters(self) -> dict[str, Tensor | None]:
         """The parameters that the closed form takes, in its order, by their names in the layer."""
@@ -58,10 +59,12 @@ def normalize(x: Tensor, layer: Coefficients) -> Tensor:
         return _reference(x, layer)
     x = _dense(x)
     positions = math.prod(x.shape[2:])
-    if x.is_cpu and _is_plain(x):
-        form = layer.closed_form(accumulation_dtype(x.dtype), positions)
-        if form is not None:
-            return _Whole.apply(x, layer, form, *layer.coefficient_parameters().values())
+    forms = backend.forms(x) if _is_plain(x) else None
+    if forms is not None:
+        form = layer.closed_form(forms, accumulation_dtype(x.dtype), positions)
+        params = layer.coefficient_parameters().values()
+        if form is not None and forms.supports(form, *x.shape[:2], *params):
+            return _Whole.apply(x, layer, form, *params)
     mean, var, large_offset, dy_stand_in, scale_stand_in = _Moments.apply(x)
     scale, shift = (t.expand_as(mean) for t in layer.coefficients(mean, var, positions))
     return _Affine.apply(x, mean, large_offset, scale, shift, dy_stand_in, scale_stand_in)
@@ -131,7 +134,7 @@ class _Whole(torch.autograd.Function):
         passes = backend.passes(x)
         mean, var, large_offset = passes.moments(x)
         center = mean.to(form.dtype)
-        scale, shift, saved = form.forward(mean, var.to(form.dtype), center, *params)
+        scale, shift, saved = form.forward(mean, var, center, *params)
         ctx.layer, ctx.form, ctx.num_params, ctx.large_offset = layer, form, len(params), large_offset
         ctx.save_for_backward(x, center, scale, *params, *saved)
         return passes.affine(x, center, scale, shift, large_offset)

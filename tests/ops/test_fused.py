@@ -42,7 +42,7 @@ def backend():
 def autograd_coefficients(layer):
     """The layer without its closed form, so that autograd goes through the coefficients."""
     layer = copy.deepcopy(layer)
-    layer.closed_form = lambda dtype, positions: None
+    layer.closed_form = lambda *args: None
     return layer
 
 

@@ -17,4 +17,9 @@ from .instance_meta import InstanceMetaForm
 from .pool import PoolForm
 from .switchable import SwitchableForm
 
-__all__ = ['ExemplarForm', 'InstanceMetaForm', 'PoolForm', 'SwitchableForm']
+__all__ = ['ExemplarForm', 'InstanceMetaForm', 'PoolForm', 'SwitchableForm', 'supports']
+
+
+def supports(form, samples: int, channels: int, *params) -> bool:
+    """Whether ``form.forward`` can do what the form says. Here it always can; see :mod:`..triton_coefficients`."""
+    return True

@@ -46,6 +46,7 @@ class ExemplarForm:
         fc2_weight: Tensor,
         fc2_bias: Tensor,
     ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+        var = var.to(self.dtype)
         n, c = mean.shape
         k = len(self.pools)
         pooled = [pool.forward(mean, var, center) for pool in self.pools]

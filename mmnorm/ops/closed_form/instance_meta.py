@@ -63,6 +63,7 @@ class InstanceMetaForm:
         mean_decoder: Tensor,
         var_decoder: Tensor,
     ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+        var = var.to(self.dtype)
         n = mean.shape[0]
         deviation, pooled_var = self.base.forward(mean, var, center)
         key_mean = self._by_key(mean).sum(2, keepdim=True).mul_(self.num_keys / mean.shape[1])

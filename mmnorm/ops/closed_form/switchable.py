@@ -36,6 +36,7 @@ class SwitchableForm:
         mean_weight: Tensor,
         var_weight: Tensor,
     ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+        var = var.to(self.dtype)
         ratios = torch.stack([mean_weight, var_weight]).to(self.dtype).softmax(1)
         deviations, variances = zip(*(pool.forward(mean, var, center) for pool in self.pools), strict=True)
         mixed_var = deviation = None
