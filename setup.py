@@ -29,7 +29,7 @@ setup(
     license='Apache-2.0',
     packages=find_packages(include=['mmnorm', 'mmnorm.*']),
     python_requires='>=3.10',
-    install_requires=['torch>=2.0'],
+    install_requires=['torch>=2.1'],
     extras_require={
         'onedl': ONEDL,
         'upstream': UPSTREAM,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..ops.closed_form import PoolForm
+from ..ops.compat import is_autocast_enabled
 from .pool import NORMALIZERS, pool_batch, pool_batch_sync, pool_group, pool_instance, pool_layer, spread_groups
 from .state_dict import adopt_sibling_weights
 
@@ -94,7 +95,7 @@ class LearnedNorm(nn.Module):
             # gradients rather than none, which DistributedDataParallel would wait for.
             return sum((p.sum().to(x.dtype) * 0 for p in self.parameters()), x.clone())
         device = x.device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        if is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
                 return ops.normalize(x, self)
         return ops.normalize(x, self)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from . import backend, library, reference
+from .compat import is_autocast_enabled, is_exporting
 from .reference import accumulation_dtype
 
 
@@ -88,7 +89,7 @@ def _needs_reference(x: Tensor) -> bool:
     return (
         backend.get_backend() == 'reference'
         or x.numel() == 0
-        or torch.compiler.is_exporting()
+        or is_exporting()
         or torch.jit.is_tracing()
         or torch._C._functorch.maybe_current_level() is not None
         or forward_ad._current_level >= 0
@@ -146,7 +147,7 @@ class _Whole(torch.autograd.Function):
         if torch.is_grad_enabled():
             dx, *dparams = _replay(ctx.layer, x, params, ctx.needs_input_grad, dy)
             return dx, None, None, *dparams
-        if torch.is_autocast_enabled(x.device.type):
+        if is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
                 return _Whole.backward(ctx, dy)
         passes = backend.passes(x)

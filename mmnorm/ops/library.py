@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import backend
+from .compat import custom_op
 from .reference import accumulation_dtype, coefficient_dtype
 
 
@@ -58,13 +59,7 @@ def _fake_input_gradient(
 class Operators:
     """The four as operators that tracing sees as one node each."""
 
-    moments = torch.library.custom_op('mmnorm::moments', moments, mutates_args=())
-    affine = torch.library.custom_op('mmnorm::affine', affine, mutates_args=())
-    plane_sums = torch.library.custom_op('mmnorm::plane_sums', plane_sums, mutates_args=())
-    input_gradient = torch.library.custom_op('mmnorm::input_gradient', input_gradient, mutates_args=())
-
-
-Operators.moments.register_fake(_fake_moments)
-Operators.affine.register_fake(_fake_affine)
-Operators.plane_sums.register_fake(_fake_plane_sums)
-Operators.input_gradient.register_fake(_fake_input_gradient)
+    moments = custom_op('mmnorm::moments', moments, _fake_moments)
+    affine = custom_op('mmnorm::affine', affine, _fake_affine)
+    plane_sums = custom_op('mmnorm::plane_sums', plane_sums, _fake_plane_sums)
+    input_gradient = custom_op('mmnorm::input_gradient', input_gradient, _fake_input_gradient)
