@@ -38,6 +38,8 @@ class LearnedNorm(nn.Module):
     _input_ndims: tuple[int, ...] = ()
     # Parameters that no other norm has. A state dict without any of them comes from another norm.
     _own_parameters: tuple[str, ...] = ()
+    # All parameters, in the order in which the closed form takes them.
+    _form_parameters: tuple[str, ...] = ()
 
     def __init__(self, num_features: int, eps: float, affine: bool) -> None:
         super().__init__()
@@ -73,9 +75,12 @@ class LearnedNorm(nn.Module):
         """
         return None
 
-    def coefficient_parameters(self) -> dict[str, Tensor | None]:
-        """The parameters, in the order in which the closed form takes them."""
-        return self._parameters
+    def coefficient_parameters(self) -> dict[str, Tensor | None] | None:
+        """The parameters, in the order in which the closed form takes them.
+
+        None where they are not what they were made as: reparametrized, pruned, or of a nn.DataParallel replica.
+        """
+        return self._parameters if tuple(self._parameters) == self._form_parameters else None
 
     def forward(self, x: Tensor) -> Tensor:
         r"""Normalize ``x``.

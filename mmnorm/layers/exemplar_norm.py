@@ -68,6 +68,7 @@ class ExemplarNorm(PooledNorm):
 
     _abbr_ = 'bn'
     _own_parameters = ('conv_weight', 'fc1_weight', 'fc1_bias', 'fc2_weight', 'fc2_bias')
+    _form_parameters = ('weight', 'bias', *_own_parameters)
 
     def __init__(
         self,

@@ -8,16 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops.closed_form import PoolForm
+from ..ops.closed_form.instance_meta import ACTIVATIONS
 from .base import LearnedNorm, check_positive_int
 from .pool import pool_group, pool_instance, pool_layer, spread_groups
 
 BASES = ('GN', 'LN', 'IN')
-ACTIVATIONS = {
-    'sigmoid': torch.sigmoid,
-    'tanh': torch.tanh,
-    'relu': torch.relu,
-    'identity': lambda x: x,
-}
 
 
 class InstanceMetaNorm(LearnedNorm):
@@ -62,6 +57,7 @@ class InstanceMetaNorm(LearnedNorm):
 
     _abbr_ = 'gn'
     _own_parameters = ('encoder_weight', 'mean_decoder_weight', 'var_decoder_weight')
+    _form_parameters = ('weight', 'bias', *_own_parameters)
 
     def __init__(
         self,

@@ -49,6 +49,7 @@ class SwitchableNorm(PooledNorm):
 
     _abbr_ = 'bn'
     _own_parameters = ('mean_weight', 'var_weight')
+    _form_parameters = ('weight', 'bias', *_own_parameters)
 
     def __init__(
         self,

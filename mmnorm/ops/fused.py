@@ -41,8 +41,8 @@ class Coefficients(Protocol):
     def closed_form(self, forms: ModuleType, dtype: torch.dtype, positions: int):
         """The same, computed in ``dtype``, as one of ``forms`` (see :mod:`.closed_form`); None if there is none."""
 
-    def coefficient_parameters(self) -> dict[str, Tensor | None]:
-        """The parameters that the closed form takes, in its order, by their names in the layer."""
+    def coefficient_parameters(self) -> dict[str, Tensor | None] | None:
+        """The parameters that the closed form takes, in its order, by their names in the layer; None: do without it."""
 
 
 def normalize(x: Tensor, layer: Coefficients) -> Tensor:
@@ -63,9 +63,9 @@ def normalize(x: Tensor, layer: Coefficients) -> Tensor:
     forms = backend.forms(x) if _is_plain(x) else None
     if forms is not None:
         form = layer.closed_form(forms, accumulation_dtype(x.dtype), positions)
-        params = layer.coefficient_parameters().values()
-        if form is not None and forms.supports(form, *x.shape[:2], *params):
-            return _Whole.apply(x, layer, form, *params)
+        params = layer.coefficient_parameters()
+        if None not in (form, params) and forms.supports(form, *x.shape[:2], *params.values()):
+            return _Whole.apply(x, layer, form, *params.values())
     mean, var, large_offset, dy_stand_in, scale_stand_in = _Moments.apply(x)
     scale, shift = (t.expand_as(mean) for t in layer.coefficients(mean, var, positions))
     return _Affine.apply(x, mean, large_offset, scale, shift, dy_stand_in, scale_stand_in)

@@ -244,6 +244,29 @@ def test_strided_inputs_and_gradients(layer):
     assert torch.allclose(x.grad, expected)
 
 
+class Doubled(nn.Module):
+    def forward(self, t):
+        return 2 * t
+
+
+@pytest.mark.parametrize('name', ['SN', 'EN', 'ILM'])
+def test_parameters_that_are_computed(name):
+    layer = randomize(LAYERS[name](8)).double()
+    x = torch.randn(2, 8, 4, 4, dtype=torch.float64)
+    expected = copy.deepcopy(layer)
+    with torch.no_grad():
+        expected.weight.mul_(2)
+    nn.utils.parametrize.register_parametrization(layer, 'weight', Doubled())
+    expected_results, results = (outputs_and_gradients(copy.deepcopy(run), run, x) for run in (expected, layer))
+    assert torch.allclose(results['output'], expected_results['output'])
+    assert torch.allclose(results['input'], expected_results['input'])
+
+    replica = expected._replicate_for_data_parallel()
+    for parameter, t in expected._parameters.items():
+        setattr(replica, parameter, t.detach())
+    assert torch.allclose(replica(x), expected_results['output'])
+
+
 def test_unusual_tensors():
     layer = LAYERS['EN'](8)
     assert layer.to('meta')(torch.empty(2, 8, 4, 4, device='meta')).shape == (2, 8, 4, 4)
