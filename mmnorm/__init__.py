@@ -3,6 +3,7 @@
 Importing the package registers the layers, so that a config may say ``norm_cfg=dict(type='EN')``.
 """
 
+from .convert import ConversionReport, convert_norm, revert_norm
 from .engine.config_packages import resolve_config_packages
 from .layers import (
     ExemplarNorm1d,
@@ -24,6 +25,7 @@ resolve_config_packages()
 
 __all__ = [
     'NORM_LAYERS',
+    'ConversionReport',
     'ExemplarNorm1d',
     'ExemplarNorm2d',
     'ExemplarNorm3d',
@@ -34,6 +36,8 @@ __all__ = [
     'SwitchableNorm2d',
     'SwitchableNorm3d',
     '__version__',
+    'convert_norm',
     'get_backend',
+    'revert_norm',
     'set_backend',
 ]
