@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from .. import ops
 from ..ops.closed_form import PoolForm
 from ..ops.compat import is_autocast_enabled
+from .load_summary import add_to_summary, describe
 from .pool import NORMALIZERS, pool_batch, pool_batch_sync, pool_group, pool_instance, pool_layer, spread_groups
-from .state_dict import adopt_sibling_weights
+from .state_dict import AFFINE, BUFFERS, OWN_PARAMETERS, ForeignState, adopt_sibling_weights, reduce_state
 
 
 def check_positive_int(name: str, value: int) -> int:
@@ -22,6 +23,24 @@ def check_positive_int(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value <= 0:
         raise ValueError(f'{name} must be a positive integer, got {value!r}')
     return int(value)
+
+
+# Arguments of SyncBatchNorm (PyTorch's, mmcv's) and of the BatchNorm of later PyTorch that no layer here needs.
+_BATCH_NORM_OPTIONS = ('process_group', 'group', 'stats_mode', 'bias')
+
+
+def check_batch_norm_options(layer: str, options: dict) -> None:
+    """Let pass what BatchNorm and SyncBatchNorm take and ``layer`` does not need.
+
+    Raises:
+        TypeError: If there is anything else.
+        ValueError: If gamma without beta is asked for.
+    """
+    for name in options:
+        if name not in _BATCH_NORM_OPTIONS:
+            raise TypeError(f'{layer}.__init__() got an unexpected keyword argument {name!r}')
+    if not options.get('bias', True):
+        raise ValueError(f'{layer} has no gamma without beta (bias=False); give affine=False, or leave bias out')
 
 
 class LearnedNorm(nn.Module):
@@ -33,8 +52,13 @@ class LearnedNorm(nn.Module):
         num_features: Number of channels C.
         eps: Added to variances before the square root.
         affine: Whether gamma and beta are learned; without, they are 1 and 0.
+
+    Attributes:
+        norm_eval: Stay in eval mode whatever :meth:`train` is asked for, so that BN keeps its running statistics. The
+            parameters go on learning. Not part of the state dict.
     """
 
+    norm_eval: bool = False
     _input_ndims: tuple[int, ...] = ()
     # Parameters that no other norm has. A state dict without any of them comes from another norm.
     _own_parameters: tuple[str, ...] = ()
@@ -48,6 +72,10 @@ class LearnedNorm(nn.Module):
             raise ValueError(f'eps must be a positive number, got {eps!r}')
         self.eps = float(eps)
         self.affine = affine
+
+    def train(self, mode: bool = True) -> 'LearnedNorm':
+        """Set the mode, as nn.Module does; with :attr:`norm_eval` it is eval mode in any case."""
+        return super().train(mode and not self.norm_eval)
 
     def coefficients(
         self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
@@ -132,15 +160,26 @@ class LearnedNorm(nn.Module):
             parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype)) if self.affine else None
             self.register_parameter(name, parameter)
 
-    def _adapt_foreign_state(self, state_dict: dict[str, Tensor], prefix: str) -> None:
-        """Rewrite the entries under ``prefix``, which another norm wrote, so that this layer can load them."""
+    def _adapt_foreign_state(self, state: ForeignState) -> tuple[list[str], list[str]]:
+        """Rewrite ``state.entries``, which another norm wrote, to what this layer can load.
+
+        Returns:
+            What was kept besides gamma and beta, and what was lost, in words for the summary of the load.
+        """
         raise NotImplementedError
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, *args) -> None:
         names = {key[len(prefix) :] for key in state_dict if key.startswith(prefix)}
         if names & {'weight', 'bias', 'running_mean'} and not names.intersection(self._own_parameters):
-            self._adapt_foreign_state(state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+            # Not the entries of children: a norm may have an activation inside.
+            entries = {name: state_dict[prefix + name] for name in names if '.' not in name}
+            state = reduce_state(entries)
+            kept, lost = self._adapt_foreign_state(state)
+            for name in (*AFFINE, *BUFFERS, *OWN_PARAMETERS.get(state.source, ())):
+                state_dict.pop(prefix + name, None)
+            state_dict.update({prefix + name: value for name, value in state.entries.items()})
+            add_to_summary(describe(state, type(self).__name__, kept, state.dropped + lost), missing_keys)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *args)
 
 
 class PooledNorm(LearnedNorm):
@@ -315,15 +354,34 @@ class PooledNorm(LearnedNorm):
             and dist.get_world_size() > 1
         )
 
-    def _adapt_foreign_state(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+    def _adapt_foreign_state(self, state: ForeignState) -> tuple[list[str], list[str]]:
+        kept, lost = [], []
+        had, has = 'running_mean' in state.entries, self.running_mean is not None
+        if had and has:
+            kept.append('running statistics')
+        elif had:
+            lost.append('its running statistics (this pool has no use for them)')
+        elif has:
+            lost.append('running statistics (re-estimate them before eval mode)')
         # What the other norm could not know stays as it is here; what this layer has no use for is dropped.
-        buffers = ('running_mean', 'running_var', 'num_batches_tracked')
-        for name in self._own_parameters + buffers:
+        for name in self._own_parameters + BUFFERS:
             own = getattr(self, name)
             if own is None:
-                state_dict.pop(prefix + name, None)
+                state.entries.pop(name, None)
             else:
-                state_dict.setdefault(prefix + name, own.detach())
+                state.entries.setdefault(name, own.detach())
+        if state.logits is not None:
+            # A checkpoint does not name its pool; this is all that can be told of it.
+            if state.logits.numel() == len(self.normalizers) and had == has:
+                state.entries.update(self._constant_ratios(state.logits - state.logits.mean()))
+                kept.append('ratios' if state.source == 'EN' else 'the weights of the variances as ratios')
+            else:
+                lost.append('its ratios (they are of another pool)')
+        return kept, lost
+
+    def _constant_ratios(self, logits: Tensor) -> dict[str, Tensor]:
+        """The own parameters that make softmax(``logits``) the ratios of every sample."""
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
         text = f'{self.num_features}, eps={self.eps}, momentum={self.momentum}, normalizers={self.normalizers}'

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
-from .base import PooledNorm, check_positive_int
+from .base import PooledNorm, check_batch_norm_options, check_positive_int
+from .state_dict import AFFINE, OWN_PARAMETERS, ForeignState, split_affine
 
 RATIO_NETS = ('pairwise', 'mlp')
 ACTIVATIONS = {'tanh': torch.tanh, 'relu': torch.relu}
@@ -50,6 +51,7 @@ class ExemplarNorm(PooledNorm):
         track_running_stats: Whether BN keeps running statistics and uses them in eval mode.
         device: Where the parameters are created.
         dtype: The type of the parameters.
+        **unused: What else BatchNorm and SyncBatchNorm take is accepted, so that a norm_cfg written for them fits.
 
     Attributes:
         weight: gamma, (K, C), initially 1; (C,) with ``shared_affine``.
@@ -67,7 +69,7 @@ class ExemplarNorm(PooledNorm):
     """
 
     _abbr_ = 'bn'
-    _own_parameters = ('conv_weight', 'fc1_weight', 'fc1_bias', 'fc2_weight', 'fc2_bias')
+    _own_parameters = OWN_PARAMETERS['EN']
     _form_parameters = ('weight', 'bias', *_own_parameters)
 
     def __init__(
@@ -89,7 +91,9 @@ class ExemplarNorm(PooledNorm):
         track_running_stats: bool = True,
         device=None,
         dtype=None,
+        **unused,
     ) -> None:
+        check_batch_norm_options(type(self).__name__, unused)
         super().__init__(
             num_features,
             eps,
@@ -202,16 +206,16 @@ class ExemplarNorm(PooledNorm):
         hidden = ACTIVATIONS[self.activation](F.linear(features, fc1_weight, fc1_bias))
         return F.linear(hidden, fc2_weight, fc2_bias).softmax(1)
 
-    def _adapt_foreign_state(self, state_dict: dict[str, Tensor], prefix: str) -> None:
-        super()._adapt_foreign_state(state_dict, prefix)
-        weight, bias = (state_dict.get(prefix + name) for name in ('weight', 'bias'))
-        if not self.affine or self.shared_affine or weight is None or bias is None:
-            return
-        if weight.dim() == bias.dim() == 1:
-            # The ratios sum to 1, so gamma goes to every normalizer whole; the K betas are summed, so each is a part.
-            k = len(self.normalizers)
-            state_dict[prefix + 'weight'] = weight.repeat(k, 1)
-            state_dict[prefix + 'bias'] = (bias / k).repeat(k, 1)
+    def _adapt_foreign_state(self, state: ForeignState) -> tuple[list[str], list[str]]:
+        summary = super()._adapt_foreign_state(state)
+        affine = [state.entries[name] for name in AFFINE if name in state.entries]
+        if self.affine and not self.shared_affine and [t.dim() for t in affine] == [1, 1]:
+            rows = split_affine(*affine, len(self.normalizers))
+            state.entries.update(zip(AFFINE, rows, strict=True))
+        return summary
+
+    def _constant_ratios(self, logits: Tensor) -> dict[str, Tensor]:
+        return {'fc2_weight': torch.zeros_like(self.fc2_weight), 'fc2_bias': logits}
 
     def extra_repr(self) -> str:
         text = f'{super().extra_repr()}, reduction={self.reduction}, expansion={self.expansion}'

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from ..ops.closed_form import PoolForm
 from ..ops.closed_form.instance_meta import ACTIVATIONS
-from .base import LearnedNorm, check_positive_int
+from .base import LearnedNorm, check_batch_norm_options, check_positive_int
 from .pool import pool_group, pool_instance, pool_layer, spread_groups
+from .state_dict import AFFINE, BUFFERS, OWN_PARAMETERS, ForeignState
 
 BASES = ('GN', 'LN', 'IN')
 
@@ -43,6 +44,7 @@ class InstanceMetaNorm(LearnedNorm):
         track_running_stats: Accepted and unused, likewise.
         device: Where the parameters are created.
         dtype: The type of the parameters.
+        **unused: What else BatchNorm and SyncBatchNorm take is accepted, so that a norm_cfg written for them fits.
 
     Attributes:
         weight: B_omega, (C,), initially 1.
@@ -56,7 +58,7 @@ class InstanceMetaNorm(LearnedNorm):
     """
 
     _abbr_ = 'gn'
-    _own_parameters = ('encoder_weight', 'mean_decoder_weight', 'var_decoder_weight')
+    _own_parameters = OWN_PARAMETERS['ILM']
     _form_parameters = ('weight', 'bias', *_own_parameters)
 
     def __init__(
@@ -74,7 +76,9 @@ class InstanceMetaNorm(LearnedNorm):
         track_running_stats: bool | None = None,
         device=None,
         dtype=None,
+        **unused,
     ) -> None:
+        check_batch_norm_options(type(self).__name__, unused)
         super().__init__(num_features, eps, affine)
         if base not in BASES:
             raise ValueError(f'base must be one of {", ".join(BASES)}, got {base!r}')
@@ -136,18 +140,22 @@ class InstanceMetaNorm(LearnedNorm):
         scale = omega * (base_var + self.eps).rsqrt()
         return scale, scale * (mean - base_mean) + beta
 
-    def _adapt_foreign_state(self, state_dict: dict[str, Tensor], prefix: str) -> None:
-        for name in ('running_mean', 'running_var', 'num_batches_tracked'):
-            state_dict.pop(prefix + name, None)
+    def _adapt_foreign_state(self, state: ForeignState) -> tuple[list[str], list[str]]:
+        entries = state.entries
+        lost = ['its running statistics'] if 'running_mean' in entries else []
+        if state.logits is not None:
+            lost.append('its ratios')
+        for name in BUFFERS:
+            entries.pop(name, None)
         # Decoders at zero predict a constant, which goes into B_omega and B_beta: the layer starts as its base with
         # the gamma and beta that were loaded. The encoder keeps its random start, so that the decoders can learn.
-        state_dict.setdefault(prefix + 'encoder_weight', self.encoder_weight.detach())
+        entries['encoder_weight'] = self.encoder_weight.detach()
         for name in ('mean_decoder_weight', 'var_decoder_weight'):
-            state_dict.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
-        for name, activation in {'weight': self.var_activation, 'bias': self.mean_activation}.items():
-            if prefix + name in state_dict:
-                constant = ACTIVATIONS[activation](torch.zeros(()))
-                state_dict[prefix + name] = state_dict[prefix + name] - constant.item()
+            entries[name] = torch.zeros_like(getattr(self, name))
+        for name, activation in zip(AFFINE, (self.var_activation, self.mean_activation), strict=True):
+            if name in entries:
+                entries[name] = entries[name] - ACTIVATIONS[activation](torch.zeros(())).item()
+        return [], lost
 
     def extra_repr(self) -> str:
         text = f'{self.num_features}, eps={self.eps}, base={self.base!r}'

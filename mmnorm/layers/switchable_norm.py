@@ -6,7 +6,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from .base import PooledNorm
+from .base import PooledNorm, check_batch_norm_options
+from .state_dict import OWN_PARAMETERS
 
 
 class SwitchableNorm(PooledNorm):
@@ -34,6 +35,7 @@ class SwitchableNorm(PooledNorm):
         track_running_stats: Whether BN keeps running statistics and uses them in eval mode.
         device: Where the parameters are created.
         dtype: The type of the parameters.
+        **unused: What else BatchNorm and SyncBatchNorm take is accepted, so that a norm_cfg written for them fits.
 
     Attributes:
         weight: gamma, (C,).
@@ -48,7 +50,7 @@ class SwitchableNorm(PooledNorm):
     """
 
     _abbr_ = 'bn'
-    _own_parameters = ('mean_weight', 'var_weight')
+    _own_parameters = OWN_PARAMETERS['SN']
     _form_parameters = ('weight', 'bias', *_own_parameters)
 
     def __init__(
@@ -64,7 +66,9 @@ class SwitchableNorm(PooledNorm):
         track_running_stats: bool = True,
         device=None,
         dtype=None,
+        **unused,
     ) -> None:
+        check_batch_norm_options(type(self).__name__, unused)
         super().__init__(
             num_features,
             eps,
@@ -126,6 +130,9 @@ class SwitchableNorm(PooledNorm):
         if self.affine:
             shift = shift + self.bias.to(mean.dtype)
         return scale, shift
+
+    def _constant_ratios(self, logits: Tensor) -> dict[str, Tensor]:
+        return dict.fromkeys(self._own_parameters, 1 + logits)
 
 
 class SwitchableNorm1d(SwitchableNorm):

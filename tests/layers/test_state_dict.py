@@ -1,14 +1,19 @@
 """Weights of other norms load, under their own names and under those of a sibling; broken checkpoints do not."""
 
 import copy
+import logging
+import sys
 
 import mmengine.runner.checkpoint as mmengine_checkpoint
 import pytest
 import torch
 from helpers import randomize
+from mmengine.logging import MMLogger
 from torch import nn
 
 import mmnorm
+from mmnorm.layers.load_summary import mute_summary
+from mmnorm.layers.state_dict import merge_affine, split_affine
 
 
 class Block(nn.Module):
@@ -159,3 +164,173 @@ def test_hook_is_added_once_and_survives_copies():
     clone.load_state_dict(state_dict)
     assert (clone.gn2.weight == 3).all()
     assert not (model.gn2.weight == 3).any()
+
+
+@pytest.fixture
+def log():
+    """What mmengine's logger of the run says, a list that grows."""
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
+class Deep(nn.Module):
+    """Two blocks in a list that has a parent before it has children."""
+
+    def __init__(self, name, norm):
+        super().__init__()
+        self.blocks = nn.ModuleList()
+        self.blocks.extend(Block(name, copy.deepcopy(norm)) for _ in range(2))
+
+
+def load_with_mmengine_through_a_wrapper(model, state_dict):
+    mmengine_checkpoint.load_state_dict(nn.DataParallel(model), state_dict, strict=True)
+
+
+all_loaders = pytest.mark.parametrize(
+    'load', [load_with_torch, load_with_mmengine, load_with_mmengine_through_a_wrapper]
+)
+SN, EN, ILM = mmnorm.SwitchableNorm2d, mmnorm.ExemplarNorm2d, mmnorm.InstanceMetaNorm2d
+# Four norms in the model; the rest of the line is the same for all.
+WITHOUT_BN = ('IN', 'LN')
+LOST = [
+    (nn.GroupNorm(2, 8), SN(8), 'GN, LN or IN without running statistics (re-estimate them before eval mode)'),
+    (nn.BatchNorm2d(8), SN(8, normalizers=WITHOUT_BN), 'BN without its running statistics (this pool has no use for'),
+    (nn.BatchNorm2d(8), ILM(8), 'BN without its running statistics'),
+    (
+        SN(8),
+        EN(8),
+        'SN (gamma and beta, running statistics, the weights of the variances as ratios) without the weights',
+    ),
+    (EN(8), SN(8), 'EN (gamma and beta, running statistics) without the differences between the gammas of the'),
+    (
+        SN(8),
+        EN(8, normalizers=WITHOUT_BN),
+        'SN (gamma and beta) without the weights of the means, its running statistics',
+    ),
+    (SN(8), ILM(8), 'SN (gamma and beta) without the weights of the means, its running statistics, its ratios'),
+    (ILM(8), EN(8), 'ILM (gamma and beta) without what the key features predict, running statistics (re-estimate'),
+]
+
+
+@all_loaders
+@pytest.mark.parametrize(('source', 'target', 'text'), LOST, ids=[text for _, _, text in LOST])
+def test_one_line_says_what_was_lost(load, source, target, text, log):
+    state_dict = randomize(Deep('bn1', source)).state_dict()
+    model = Deep('bn1', target)
+    for _ in range(2):
+        log.clear()
+        load(model, state_dict)
+        assert len(log) == 1, log
+        assert log[0].startswith(f'mmnorm: 4 {type(target).__name__} took weights of {text}')
+
+
+LOSSLESS = [
+    (nn.BatchNorm2d(8), SN(8)),
+    (nn.BatchNorm2d(8), EN(8)),
+    (nn.GroupNorm(2, 8), EN(8, normalizers=WITHOUT_BN)),
+    (nn.GroupNorm(2, 8), ILM(8, num_groups=2)),
+    (EN(8), EN(8)),
+]
+
+
+@all_loaders
+@pytest.mark.parametrize(('source', 'target'), LOSSLESS)
+def test_lossless_loads_are_silent(load, source, target, log):
+    load(Deep('bn1', target), Deep('bn1', source).state_dict())
+    assert log == []
+
+
+def test_losses_of_one_load_are_counted_by_kind(log):
+    model = nn.Sequential(Deep('bn1', SN(8)), Deep('bn1', ILM(8)))
+    model.load_state_dict(nn.Sequential(Deep('bn1', nn.GroupNorm(2, 8)), Deep('bn1', nn.BatchNorm2d(8))).state_dict())
+    lost_statistics = 'without running statistics (re-estimate them before eval mode)'
+    assert log == [
+        f'mmnorm: 4 SwitchableNorm2d took weights of GN, LN or IN {lost_statistics}; '
+        '4 InstanceMetaNorm2d took weights of BN without its running statistics'
+    ]
+
+
+def test_a_load_that_failed_leaves_no_words_behind(log):
+    model = Deep('bn1', ILM(8))
+    incomplete = {'blocks.0.bn1.weight': torch.ones(8), 'blocks.0.bn1.running_mean': torch.ones(8)}
+    with pytest.raises(RuntimeError, match='Missing key'):
+        model.load_state_dict(incomplete)
+    log.clear()
+    model.load_state_dict(Deep('bn1', nn.GroupNorm(2, 8)).state_dict())
+    assert log == []
+
+
+def test_without_mmengine_the_summary_goes_to_logging(monkeypatch, caplog):
+    monkeypatch.delitem(sys.modules, 'mmengine.logging')
+    ILM(8).load_state_dict(nn.BatchNorm2d(8).state_dict())
+    assert [record.getMessage() for record in caplog.records] == [
+        'mmnorm: 1 InstanceMetaNorm2d took weights of BN without its running statistics'
+    ]
+
+
+def test_muted_summary(log):
+    with mute_summary():
+        ILM(8).load_state_dict(nn.BatchNorm2d(8).state_dict())
+    assert log == []
+    ILM(8).load_state_dict(nn.BatchNorm2d(8).state_dict())
+    assert len(log) == 1
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize('k', [1, 2, 3, 4])
+def test_split_affine_loses_no_bit(dtype, k):
+    gamma, beta = (torch.randn(2, 20000, dtype=torch.float64) * torch.logspace(-7, 3, 20000).double()).to(dtype)
+    weight, bias = split_affine(gamma, beta, k)
+    assert weight.shape == bias.shape == (k, 20000)
+    assert torch.equal(weight, gamma.expand(k, -1))
+    torch.testing.assert_close(bias, (beta / k).expand(k, -1), rtol=4 * torch.finfo(dtype).eps, atol=1e-6)
+    for merged, whole in zip(merge_affine(weight, bias), (gamma, beta), strict=True):
+        assert torch.equal(merged, whole)
+
+
+def test_switchable_into_exemplar_and_back():
+    sn = randomize(SN(8).double()).eval()
+    with torch.no_grad():
+        sn.mean_weight.copy_(sn.var_weight)
+    en = randomize(EN(8).double()).eval()  # with a trained ratio net, which has to make way
+    en.load_state_dict(sn.state_dict())
+    x = X.repeat(1, 3, 1, 1)[:, :8]
+    torch.testing.assert_close(en.importance_ratios(x), sn.importance_weights()[1].expand(3, -1))
+    assert torch.equal(en.weight, sn.weight.expand(3, -1))
+    assert torch.equal(en.running_var, sn.running_var)
+    back = SN(8).double().eval()
+    back.load_state_dict(en.state_dict())
+    torch.testing.assert_close(back(x), sn(x), rtol=1e-12, atol=1e-12)
+    assert torch.equal(back.bias, sn.bias)
+
+
+def test_ratios_of_each_sample_do_not_carry_over():
+    en, sn = randomize(EN(8)), SN(8, init_ratios=(0.2, 0.3, 0.5))
+    sn.load_state_dict(en.state_dict())
+    torch.testing.assert_close(sn.importance_weights(), torch.tensor([[0.2, 0.3, 0.5]] * 2))
+    torch.testing.assert_close(sn.weight, en.weight.mean(0))
+    torch.testing.assert_close(sn.bias, en.bias.sum(0))
+
+
+def test_instance_meta_and_back():
+    norm = randomize(nn.GroupNorm(2, 8)).double()
+    ilm, sn = ILM(8, num_groups=2).double(), SN(8, normalizers=('GN',), num_groups=2).double()
+    ilm.load_state_dict(norm.state_dict())
+    sn.load_state_dict(ilm.state_dict())
+    x = X.repeat(1, 3, 1, 1)[:, :8]
+    torch.testing.assert_close(sn(x), norm(x), rtol=1e-12, atol=1e-12)
+
+
+def test_unknown_entries_are_still_unexpected():
+    state_dict = {**nn.BatchNorm2d(8).state_dict(), 'alpha': torch.ones(8)}
+    with pytest.raises(RuntimeError, match='alpha'):
+        SN(8).load_state_dict(state_dict)
+    # A part of a learned norm is no other norm: nothing of it is dropped in silence.
+    part = {name: value for name, value in EN(8).state_dict().items() if name != 'fc2_weight'}
+    with pytest.raises(RuntimeError, match='fc1_weight'):
+        SN(8).load_state_dict(part)
