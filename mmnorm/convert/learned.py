@@ -4,9 +4,9 @@ import inspect
 import re
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
+from ..layers.state_dict import AFFINE, reduce_state
 from ..registry import NAMES
 from . import sources
 from .norm_act import act_class, attach_act, has_act
@@ -61,16 +61,25 @@ class LearnedSpec:
         return spec
 
     def _check_options(self) -> None:
-        known = inspect.signature(self._class(2)).parameters
-        for name in self.options:
-            if name in _FROM_THE_LAYER:
+        for name in _FROM_THE_LAYER:
+            if name in self.options:
                 raise ValueError(f'{name} is taken from each replaced layer; leave it out of norm')
-            if name not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
-                names = ', '.join(n for n in known if n not in _FROM_THE_LAYER)
-                raise ValueError(f'{self.kind} has no option {name!r}; it has {names}')
+        cls = self._class(2)
+        try:
+            cls(1, **self.options, device='meta')
+        except TypeError as error:
+            names = ', '.join(name for name in inspect.signature(cls).parameters if name not in _FROM_THE_LAYER)
+            raise ValueError(f'{self.options} does not fit {self.kind}, which takes {names}: {error}') from None
 
     def _class(self, rank: int) -> type[nn.Module]:
         return NAMES[f'{self.kind}{rank}d']
+
+    def why_not(self, source: nn.Module) -> str | None:
+        """Why the norm that was asked for does not take the place of ``source``; None if it can."""
+        rank = sources.rank_of(source)
+        if None in (self.rank, rank) or self.rank == rank:
+            return None
+        return f'is a {rank}d norm, and {self.kind}{self.rank}d was asked for'
 
     def build(self, site: Site, load_weights: bool) -> tuple[nn.Module, bool, str]:
         """The layer that takes the place of a norm. The model is not touched.
@@ -87,36 +96,29 @@ class LearnedSpec:
         """
         source = site.module
         layer = self._make(site, load_weights)
-        notes = []
-        if load_weights:
-            notes = _load(layer, source)
+        lost = _load(layer, source) if load_weights else []
         match_dtypes(layer, source)
-        copy_requires_grad(layer, source)
+        copy_requires_grad(layer, source, also_missing='affine' not in self.options)
         if self.requires_grad is not None:
             layer.requires_grad_(self.requires_grad)
-        # A frozen BatchNorm has no mode: it always uses its running statistics.
-        frozen = sources.kind_of(source) == 'FrozenBN'
-        layer.train(source.training and not frozen)
-        if frozen:
-            notes.append('in eval mode until model.train()')
-        exact = load_weights and not notes and sources.same_function(source, layer)
-        return attach_act(layer, source), exact, ', '.join(notes)
+        # A frozen BatchNorm has running statistics in either mode.
+        layer.norm_eval = sources.kind_of(source) == 'FrozenBN' or getattr(source, 'norm_eval', False)
+        layer.train(source.training)
+        exact = load_weights and not lost and sources.same_function(source, layer)
+        return attach_act(layer, source), exact, f'without {", ".join(lost)}' if lost else ''
 
     def _make(self, site: Site, load_weights: bool) -> nn.Module:
         source, source_rank = site.module, sources.rank_of(site.module)
         cls = self._class(self.rank or source_rank or 2)
         known = inspect.signature(cls).parameters
         options = {name: value for name, value in sources.options_of(source).items() if name in known}
+        if self.kind == 'ILM' and load_weights:
+            # It predicts sigmoid(0) for gamma at first, and only B_omega makes that the 1 of a norm without gamma.
+            options['affine'] = True
         options.update(self.options)
-        # ILM predicts sigmoid(0) for gamma at the start, and only B_omega can make that the 1 of a norm without gamma.
-        needs_affine = self.kind == 'ILM' and load_weights and not options['affine'] and 'affine' not in self.options
-        options['affine'] = options['affine'] or needs_affine
         tensors = [t for t in sources.tensors_of(source).values() if t.is_floating_point()] + [site.neighbor]
         factory = {} if tensors[0] is None else dict(device=tensors[0].device, dtype=tensors[0].dtype)
         layer = (act_class(cls) if has_act(source) else cls)(sources.channels_of(source), **options, **factory)
-        if needs_affine:
-            layer.weight.requires_grad_(False)
-            layer.bias.requires_grad_(False)
         if self.rank is None and source_rank is None:
             # The class is named after the usual rank; the input may be of any, as it was before.
             layer._input_ndims = _ANY_RANK
@@ -124,17 +126,15 @@ class LearnedSpec:
 
 
 def _load(layer: nn.Module, source: nn.Module) -> list[str]:
-    """Load the weights of ``source``; what could not be kept."""
-    state = {name: tensor.detach() for name, tensor in sources.tensors_of(source).items()}
-    notes = []
+    """Load the weights of ``source`` as a checkpoint with them would be; what was lost, in words."""
+    state = reduce_state({name: tensor.detach() for name, tensor in sources.tensors_of(source).items()})
     if layer.affine:
-        channels = layer.num_features
-        like = layer.weight
-        state.setdefault('weight', torch.ones(channels, device=like.device, dtype=like.dtype))
-        state.setdefault('bias', torch.zeros(channels, device=like.device, dtype=like.dtype))
-    elif 'weight' in state:
-        del state['weight']
-        state.pop('bias', None)
-        notes.append('gamma and beta dropped')
-    layer.load_state_dict(state)
-    return notes
+        for name, value in dict(weight=1, bias=0).items():
+            state.entries.setdefault(name, layer.weight.new_full((layer.num_features,), value))
+    lost = layer._adapt_foreign_state(state)[1]
+    if not layer.affine and state.entries.keys() & set(AFFINE):
+        lost = [*lost, 'gamma and beta']
+        for name in AFFINE:
+            state.entries.pop(name, None)
+    layer.load_state_dict(state.entries)
+    return state.dropped + lost

@@ -33,7 +33,8 @@ def convert_norm(
     """Replace norm layers of any model by SN, EN or ILM, in place, with their weights.
 
     The new layers have the device, type, training mode, eps, momentum, affine, track_running_stats and requires_grad of
-    those they replace; where gamma and beta were frozen, the parameters that learn the ratios are frozen too. A layer
+    those they replace; where gamma and beta were frozen, the parameters that learn the ratios are frozen too, and a
+    frozen BatchNorm's statistics stay fixed (``norm_eval``). A layer
     that stands at several places stays one layer. Either all selected layers are replaced or, on any error, none.
 
     An optimizer that was made before holds the parameters of the old layers: make it (and
@@ -42,9 +43,9 @@ def convert_norm(
     Args:
         model: Any module that has norm layers below it.
         norm: 'SN', 'EN' or 'ILM', or a norm_cfg such as ``dict(type='EN', init_ratios=(0.01, 0.01, 0.98))``. What it
-            says goes before what the replaced layer says. Each layer gets the rank of the one it replaces; SyncBatchNorm
-            and GroupNorm take input of any rank, and so do the 2d layers that replace them. 'EN1d' and the like replace
-            only layers of that rank (and make those of GroupNorm and SyncBatchNorm that rank).
+            says goes before what the replaced layer says. Each layer gets the rank of the one it replaces;
+            SyncBatchNorm and GroupNorm take input of any rank, and so do the 2d layers that replace them. 'EN1d' and
+            the like replace only layers of that rank, and give it to the replacements of the two that take any.
         types: Which norms: classes, or any of 'BN', 'SyncBN', 'FrozenBN', 'GN', 'IN', 'LN', 'SN', 'EN', 'ILM', or 'all'
             for all but the last three. Default: BatchNorm of any rank and SyncBatchNorm.
         include: Shell patterns of module names (:mod:`fnmatch`; ``*`` also matches dots). A pattern selects the modules
@@ -59,8 +60,9 @@ def convert_norm(
         already.
 
     Raises:
-        ValueError: If no layer was selected or none can be replaced, a pattern matches no module, the norm or one of its
-            options is unknown or out of range, or the model itself is the norm.
+        ValueError: If no layer was selected or none can be replaced, a pattern matches no module, the norm or one of
+            its options is unknown or out of range, the model itself is the norm, or it is wrapped for distributed
+            training.
         TypeError: If the model is no module, or ``norm`` or ``types`` is of a wrong type.
 
     Example::
@@ -73,10 +75,7 @@ def convert_norm(
     spec = LearnedSpec.parse(norm)
     selection = Selection(('BN', 'SyncBN') if types is None else types, include, exclude, predicate)
 
-    def settled(module: nn.Module) -> str | None:
-        return f'is {spec.kind} already' if sources.kind_of(module) == spec.kind else None
-
-    return _replace(model, selection, settled, lambda site: spec.build(site, load_weights))
+    return _replace(model, selection, lambda site: spec.build(site, load_weights), spec)
 
 
 def revert_norm(
@@ -94,9 +93,9 @@ def revert_norm(
       that of its rows where they agree, otherwise their mean, weighted by the ratios that the net gives without input.
     * ILM becomes its base, with what zero key features predict in gamma and beta.
 
-    Right after :func:`convert_norm` this gives the original weights back, bit for bit (ILM: gamma within the rounding of
-    ``gamma - 0.5``). Device, type, training mode and requires_grad are kept, as in :func:`convert_norm`; an optimizer
-    that was made before holds the old parameters.
+    Right after :func:`convert_norm` this gives the original weights back, bit for bit (ILM: gamma within the rounding
+    of ``gamma - 0.5``). Device, type, training mode and requires_grad are kept, as in :func:`convert_norm`; an
+    optimizer that was made before holds the old parameters.
 
     Args:
         model: Any module that has learned norm layers below it.
@@ -109,23 +108,20 @@ def revert_norm(
         What was replaced. ``exact`` says of each layer whether its function is kept, ``note`` what was dropped.
 
     Raises:
-        ValueError: If no layer was selected or none can be replaced, a pattern matches no module, or the model itself is
-            the norm.
+        ValueError: If no layer was selected or none can be replaced, a pattern matches no module, the model itself is
+            the norm, or it is wrapped for distributed training.
         TypeError: If the model is no module or ``types`` is of a wrong type.
     """
-    selection = Selection(tuple(sources.LEARNED) if types is None else types, include, exclude, predicate)
-
-    def settled(module: nn.Module) -> str | None:
-        return None if sources.kind_of(module) in sources.LEARNED else 'is no learned norm'
-
-    return _replace(model, selection, settled, build_plain)
+    learned = tuple(sources.LEARNED)
+    selection = Selection(learned if types is None else types, include, exclude, predicate, among=learned)
+    return _replace(model, selection, build_plain)
 
 
 def _replace(
     model: nn.Module,
     selection: Selection,
-    settled: Callable[[nn.Module], str | None],
     build: Callable[[Site], tuple[nn.Module, bool, str]],
+    spec: LearnedSpec | None = None,
 ) -> ConversionReport:
     """Build what replaces every selected layer; only when all are built, put them in place."""
     _check_model(model, selection)
@@ -136,11 +132,17 @@ def _replace(
     done = False
     for site in sites:
         old, type_name = site.module, type(site.module).__name__
-        reason = settled(old)
-        done = done or (reason is not None and selection.has_name(site))
-        reason = reason or selection.why_not(site)
-        reason = reason or ties.get(id(old)) or sources.obstacle(old, selection.names_class(type(old)))
-        if reason is not None:
+        if spec is not None and sources.kind_of(old) == spec.kind:
+            reason = f'is {spec.kind} already'
+            done = done or selection.has_name(site)
+        else:
+            reason = (
+                selection.why_not(site)
+                or (spec is not None and spec.why_not(old))
+                or ties.get(id(old))
+                or sources.obstacle(old, selection.names_class(type(old)))
+            )
+        if reason:
             report.left_alone.append(LeftAlone(site.name, type_name, reason))
             continue
         try:
@@ -191,9 +193,19 @@ def _describe(report: ConversionReport) -> str:
 def _warn_about_hooks(sites: Iterable[Site]) -> None:
     names = [site.name for site in sites if _has_hooks(site.module)]
     if names:
-        warnings.warn(f'hooks of the replaced layers are lost; register them again on: {", ".join(names)}', stacklevel=4)
+        warnings.warn(
+            f'hooks of the replaced layers are lost; register them again on: {", ".join(names)}', stacklevel=4
+        )
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    owners = [module, *(p for p in module._parameters.values() if p is not None)]
-    return any(value for owner in owners for name, value in vars(owner).items() if name.endswith('_hooks'))
+    found = [value for name, value in vars(module).items() if name.endswith('_hooks') and isinstance(value, dict)]
+    for parameter in module._parameters.values():
+        if parameter is not None:
+            found += [parameter._backward_hooks, getattr(parameter, '_post_accumulate_grad_hooks', None)]
+    # Those that the layers here register for themselves come back by themselves.
+    return any(not _is_ours(hook) for hooks in found for hook in (hooks or {}).values())
+
+
+def _is_ours(hook) -> bool:
+    return getattr(getattr(hook, 'hook', hook), '__module__', '').startswith(f'{__package__.partition(".")[0]}.')

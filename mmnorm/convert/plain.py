@@ -35,8 +35,10 @@ def build_plain(site: Site) -> tuple[nn.Module, bool, str]:
     copy_requires_grad(layer, source)
     layer.train(source.training)
     exact = sources.same_function(source, layer) and _is_constant(source)
-    dropped = 'dropped ' + ', '.join(name for name in source._own_parameters if getattr(source, name) is not None)
-    return attach_act(layer, source), exact, dropped
+    dropped = [name for name in source._own_parameters if getattr(source, name) is not None]
+    if source.norm_eval:
+        dropped.append('norm_eval')
+    return attach_act(layer, source), exact, f'without {", ".join(dropped)}'
 
 
 def plain_affine(layer: LearnedNorm) -> tuple[Tensor, Tensor] | tuple[None, None]:

@@ -71,7 +71,14 @@ def find_ties(model: nn.Module, sites: list[Site]) -> dict[int, str]:
 
 
 class Selection:
-    """Layers by type, by name and by predicate; the arguments are those of :func:`convert_norm`.
+    """Layers by type, by name and by predicate.
+
+    Args:
+        types: As in :func:`convert_norm`, and likewise the next three.
+        include: Patterns of names.
+        exclude: Patterns of names to leave out.
+        predicate: Function of name and module.
+        among: The kinds of norms that come into question at all.
 
     Raises:
         ValueError: If ``types`` names an unknown kind or nothing.
@@ -84,7 +91,9 @@ class Selection:
         include: str | Iterable[str] | None,
         exclude: str | Iterable[str] | None,
         predicate: Callable[[str, nn.Module], bool] | None,
+        among: Iterable[str] = (*KINDS, 'other'),
     ) -> None:
+        self.among = among
         self.kinds, self.classes = _parse_types(types)
         self.include = _as_patterns('include', include)
         self.exclude = _as_patterns('exclude', exclude)
@@ -93,7 +102,7 @@ class Selection:
         self.predicate = predicate
 
     def check_patterns(self, model: nn.Module) -> None:
-        """Raise a ValueError for a pattern without any module: it is misspelt, and something else would be converted."""
+        """Raise a ValueError for a pattern that matches no module, which is misspelt rather than meant."""
         names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
         for argument in ('include', 'exclude'):
             for pattern in getattr(self, argument) or ():
@@ -107,7 +116,8 @@ class Selection:
 
     def has_type(self, module: nn.Module) -> bool:
         """Whether the type of the module is asked for."""
-        return kind_of(module) in self.kinds or isinstance(module, self.classes)
+        kind = kind_of(module)
+        return kind in self.among and (kind in self.kinds or isinstance(module, self.classes))
 
     def has_name(self, site: Site) -> bool:
         """Whether the layer is asked for by name: at one of its places at least, and excluded at none."""
@@ -138,7 +148,9 @@ def _parse_types(types) -> tuple[set[str], tuple[type, ...]]:
         else:
             raise ValueError(f'types: expected classes of modules, "all" or any of {", ".join(KINDS)}; got {entry!r}')
     if not entries:
-        raise ValueError('types is empty; give classes or kinds of norms, or leave it out for BatchNorm and SyncBatchNorm')
+        raise ValueError(
+            'types is empty; give classes or kinds of norms, or leave it out for BatchNorm and SyncBatchNorm'
+        )
     return kinds, tuple(classes)
 
 
