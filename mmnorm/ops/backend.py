@@ -1,7 +1,7 @@
 """Which implementation of the passes is used.
 
-``'auto'``, the default, takes Triton on CUDA where Triton is installed, and the composed passes elsewhere. The
-environment variable ``MMNORM_BACKEND`` or :func:`set_backend` force one, to find out whether it is at fault.
+``'auto'``, the default, takes Triton on CUDA where Triton is installed, the native loops on the CPU where they were
+compiled, and the composed passes elsewhere. The environment variable ``MMNORM_BACKEND`` or :func:`set_backend` force one, to find out whether it is at fault.
 """
 
 import os
@@ -11,9 +11,9 @@ from types import ModuleType
 
 from torch import Tensor
 
-from . import closed_form, composed
+from . import closed_form, composed, native_coefficients, native_passes
 
-BACKENDS = ('auto', 'reference', 'composed', 'triton')
+BACKENDS = ('auto', 'reference', 'composed', 'native', 'triton')
 
 
 def _checked(name: str, source: str) -> str:
@@ -29,20 +29,25 @@ def set_backend(name: str) -> str:
     """Force an implementation of the passes over the data, in this process.
 
     Args:
-        name: 'auto' (the default), 'reference' (plain operators and autograd), 'composed' (native kernels of PyTorch)
-            or 'triton'.
+        name: 'auto' (the default), 'reference' (plain operators and autograd), 'composed' (PyTorch's own
+            kernels), 'native' (compiled loops for the CPU) or 'triton'.
 
     Returns:
         The one that was set before, to return to.
 
     Raises:
         ValueError: If there is no such backend.
-        RuntimeError: If it is 'triton' and Triton is not installed.
+        RuntimeError: If it is 'triton' and Triton is not installed, or 'native' and the loops are not compiled.
     """
     global _backend
     _checked(name, 'backend')
     if name == 'triton' and not has_triton():
         raise RuntimeError("the backend 'triton' needs the package triton, which is not installed; use 'auto'")
+    if name == 'native' and not has_native():
+        raise RuntimeError(
+            "the backend 'native' needs the compiled module mmnorm._C, which is missing or does not load; install mmnorm "
+            "with a C++ compiler and --no-build-isolation, or use 'auto'"
+        )
     previous, _backend = _backend, name
     return previous
 
@@ -58,6 +63,15 @@ def has_triton() -> bool:
     return find_spec('triton') is not None
 
 
+def has_native() -> bool:
+    """Whether the loops for the CPU are compiled, for this PyTorch."""
+    return native_passes._C is not None
+
+
+def _uses_native(x: Tensor) -> bool:
+    return _backend in ('auto', 'native') and x.is_cpu and x.dtype in native_passes.DTYPES and has_native()
+
+
 def _uses_triton(x: Tensor) -> bool:
     return _backend == 'triton' or (_backend == 'auto' and x.is_cuda and has_triton())
 
@@ -68,7 +82,7 @@ def passes(x: Tensor) -> ModuleType:
         from . import triton_passes
 
         return triton_passes
-    return composed
+    return native_passes if _uses_native(x) else composed
 
 
 def forms(x: Tensor) -> ModuleType | None:
@@ -77,4 +91,6 @@ def forms(x: Tensor) -> ModuleType | None:
         from . import triton_coefficients
 
         return triton_coefficients
+    if _uses_native(x):
+        return native_coefficients
     return closed_form if x.is_cpu else None

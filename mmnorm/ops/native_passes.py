@@ -1,0 +1,44 @@
+"""The passes as loops of our own for the CPU (``mmnorm/csrc``), where they were compiled when mmnorm was installed.
+
+Each pass reads and writes what it must, once, in either memory format. Planes with a large mean need nothing special
+here: the mean is always subtracted first.
+"""
+
+import torch
+from torch import Tensor
+
+try:
+    from mmnorm import _C
+except ImportError:
+    # Not compiled, or for another PyTorch.
+    _C = None
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """See :func:`.reference.moments`. The variance is in the type of :func:`.reference.accumulation_dtype`."""
+    return *_C.moments(x), False
+
+
+def affine(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor, large_offset: bool = False) -> Tensor:
+    """See :func:`.reference.affine`."""
+    return _C.affine(x, *_like(center, scale, shift))
+
+
+def plane_sums(dy: Tensor, x: Tensor, center: Tensor, large_offset: bool = False) -> tuple[Tensor, Tensor]:
+    """See :func:`.reference.plane_sums`."""
+    return _C.plane_sums(dy, x, center.contiguous())
+
+
+def input_gradient(
+    dy: Tensor, x: Tensor, center: Tensor, scale: Tensor, slope: Tensor, offset: Tensor, large_offset: bool = False
+) -> Tensor:
+    """See :func:`.reference.input_gradient`."""
+    return _C.input_gradient(dy, x, *_like(center, scale, slope, offset))
+
+
+def _like(center: Tensor, *others: Tensor) -> list[Tensor]:
+    """All of them as the loops read them: contiguous, in the type of ``center``."""
+    return [t if t.dtype == center.dtype and t.is_contiguous() else t.to(center.dtype).contiguous()
+            for t in (center, *others)]
