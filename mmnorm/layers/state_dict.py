@@ -90,7 +90,7 @@ def reduce_state(entries: dict[str, Tensor]) -> ForeignState:
     """Reduce what a norm wrote to what all norms have.
 
     SN passes on the weights of its variances as ratios, EN its ratios if they are the same for every sample. EN's
-    gammas are averaged over its normalizers and its betas summed. ILM's gamma and beta are those of a sample whose key
+    gammas are averaged by the ratios of a sample without correlations, its betas summed. ILM's gamma and beta are those of a sample whose key
     features predict nothing (decoders at zero, with the paper's sigmoid and tanh).
 
     Args:
@@ -103,7 +103,7 @@ def reduce_state(entries: dict[str, Tensor]) -> ForeignState:
         if not torch.equal(state.logits.softmax(0), entries['mean_weight'].softmax(0)):
             state.dropped.append('the weights of the means')
     elif source == 'EN':
-        _merge_rows(state)
+        _merge_rows(state, entries['fc2_bias'].softmax(0))
         if not entries['fc2_weight'].any():
             state.logits = entries['fc2_bias']
         else:
@@ -130,16 +130,17 @@ def split_affine(weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return weight.repeat(k, 1), parts
 
 
-def merge_affine(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Gamma and beta of one norm, (C,), from EN's, (K, C): the mean of the gammas and the sum of the betas."""
-    # weight.mean(0) need not be the row that all the rows are.
-    return weight[0] + (weight - weight[0]).mean(0), reduce(torch.add, bias)
+def merge_affine(weight: Tensor, bias: Tensor, ratios: Tensor) -> tuple[Tensor, Tensor]:
+    """Gamma and beta of one norm, (C,), from EN's, (K, C): the gammas' mean by their ratios (K,), the betas' sum."""
+    # Written so that rows that are all the same give that row, bit by bit.
+    mean = weight[0] + (ratios.to(weight)[:, None] * (weight - weight[0])).sum(0)
+    return mean, reduce(torch.add, bias)
 
 
-def _merge_rows(state: ForeignState) -> None:
+def _merge_rows(state: ForeignState, ratios: Tensor) -> None:
     weight, bias = (state.entries.get(name) for name in AFFINE)
     if weight is None or bias is None or not weight.dim() == bias.dim() == 2:
         return
-    state.entries['weight'], state.entries['bias'] = merge_affine(weight, bias)
+    state.entries['weight'], state.entries['bias'] = merge_affine(weight, bias, ratios)
     if (weight != weight[0]).any():
         state.dropped.append('the differences between the gammas of the normalizers')
