@@ -1,0 +1,193 @@
+"""Configs whose model has a learned norm in place of every BatchNorm: what ``--norm`` of the tools writes.
+
+The model of such a config keeps all its keys, so that whatever reads or overrides them still finds them; only its type
+becomes ``NormConverted``, which builds the model as it was and converts what it finds in it::
+
+    model = dict(type='NormConverted', model_type='EncoderDecoder', norm=dict(type='EN'), backbone=dict(...), ...)
+
+Hence it does not matter where a norm comes from: a norm_cfg, a codebase's default, or hard-coded ``nn.BatchNorm2d``.
+"""
+
+import ast
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from ..engine.errors import UsageError
+from ..registry import NAMES
+from .modules import convert_norm
+
+try:
+    from mmengine.registry import MODELS
+except ImportError:
+    MODELS = None
+
+NORMS = ('SN', 'EN', 'ILM')
+WRAPPER = 'NormConverted'
+_OWN_KEYS = ('model_type', 'norm', 'norm_scope')
+
+
+def parse_norm(text: str) -> dict:
+    """The norm_cfg that a command line means.
+
+    Args:
+        text: ``EN``, ``EN(reduction=16)`` or ``dict(type='EN', reduction=16)``; values are Python literals.
+
+    Raises:
+        ValueError: If it is none of these, no learned norm, or has arguments that the layer refuses.
+    """
+    expected = f"expected {', '.join(NORMS)}, with arguments e.g. 'EN(reduction=16, init_ratios=(0.05, 0.15, 0.8))'"
+    try:
+        node = ast.parse(text, mode='eval').body
+        if isinstance(node, ast.Call) and not node.args:
+            name = node.func.id
+            norm = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
+        else:
+            name, norm = node.id, {}
+    except (SyntaxError, ValueError, AttributeError):
+        raise ValueError(f'{text!r} is not understood: {expected}') from None
+    if name != 'dict':
+        norm = {'type': name, **norm}
+    if norm.get('type') not in NORMS:
+        raise ValueError(f'unknown norm {norm.get("type")!r}: {expected}')
+    check_norm(norm)
+    return norm
+
+
+def check_norm(norm: Mapping) -> None:
+    """Make a layer of ``norm`` for nothing, so that a wrong argument is known before a model is built.
+
+    Raises:
+        ValueError: If the layer refuses an argument.
+    """
+    arguments = {key: value for key, value in norm.items() if key not in ('type', 'requires_grad')}
+    try:
+        NAMES[norm['type']](64, **arguments, device='meta')
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'{norm["type"]} does not take {arguments}: {error}') from None
+
+
+def set_norm(cfg, norm: Mapping, scope: Sequence[str] = ()) -> None:
+    """Change ``cfg``, in place, so that its model is built with ``norm`` in place of every BatchNorm.
+
+    Args:
+        cfg: A mmengine Config with a ``model``. One that has been changed already gets the new norm and scope.
+        norm: A norm_cfg of SN, EN or ILM.
+        scope: Names of the sub-modules to limit it to, e.g. ('backbone', 'roi_head.bbox_head'); all if empty.
+
+    Raises:
+        ValueError: If there is no model, or it has a key of those that this adds.
+    """
+    if not cfg.get('model'):
+        raise ValueError(f'{cfg.filename} has no model to put {norm["type"]} into')
+    # dict.items, as the types in a config of the new style are imported once they are looked at, and dumped by name
+    # only if they were not.
+    model = dict(dict.items(cfg.model))
+    wrapped = model['type'] == WRAPPER
+    model_type = model.pop('model_type') if wrapped else model['type']
+    if wrapped:
+        model = {key: value for key, value in model.items() if key not in _OWN_KEYS}
+    clash = sorted(set(model).intersection(_OWN_KEYS))
+    if clash:
+        raise ValueError(f'the model of {cfg.filename} has keys that conversion needs for itself: {", ".join(clash)}')
+    del model['type']
+    own = {'model_type': model_type, 'norm': dict(norm)}
+    if scope:
+        own['norm_scope'] = list(scope)
+    cfg.model = type(cfg.model)(type=WRAPPER, **own, **model)
+    _import_mmnorm(cfg)
+
+
+def _import_mmnorm(cfg) -> None:
+    """Let the config import this package by itself, so that any tool of OpenMMLab can run it."""
+    custom = dict(cfg.get('custom_imports') or {})
+    imports = custom.get('imports') or []
+    imports = [imports] if isinstance(imports, str) else list(imports)
+    if not any(name == 'mmnorm' or name.startswith('mmnorm.') for name in imports):
+        cfg.custom_imports = {**custom, 'imports': [*imports, 'mmnorm']}
+
+
+def build_converted(model_type: Any, norm: Mapping, norm_scope: Sequence[str] = (), **model) -> nn.Module:
+    """Build a model and put a learned norm in place of every BatchNorm and SyncBatchNorm in it.
+
+    Registered in MODELS as ``NormConverted``. What frozen stages had frozen when the model was made stays frozen, and
+    BatchNorms that already hold weights (which then are not those of a fresh layer) hand them over.
+
+    Args:
+        model_type: The model's own ``type``.
+        norm: A norm_cfg of SN, EN or ILM.
+        norm_scope: Names of the sub-modules to limit it to; all if empty.
+        **model: The rest of the model's config.
+
+    Returns:
+        The model itself, of the class that ``model_type`` names.
+
+    Raises:
+        UsageError: If ``norm_scope`` names no sub-module, or there is nothing to replace.
+    """
+    network = MODELS.build(_with_torch_sync_bn(dict(type=model_type, **model)))
+    _check_scope(network, norm_scope)
+    fresh = set()
+
+    def watch(name: str, module: nn.Module) -> bool:
+        if _is_fresh(module):
+            fresh.add(name)
+        return True
+
+    try:
+        report = convert_norm(network, dict(norm), include=list(norm_scope) or None, predicate=watch)
+    except ValueError as error:
+        raise UsageError(
+            f'{norm["type"]} cannot take the place of BatchNorm in {type(network).__name__}: {error}'
+        ) from None
+    for conversion in report:
+        if conversion.name in fresh:
+            # Gamma 1 and beta 0 say nothing; the layer starts as it does where a norm_cfg names it.
+            network.get_submodule(conversion.name).reset_parameters()
+    _log(str(report))
+    return network
+
+
+def register_builder() -> None:
+    """Register :func:`build_converted` in mmengine's MODELS; without mmengine there is nothing to do."""
+    if MODELS is not None:
+        MODELS.register_module(name=WRAPPER, module=build_converted)
+
+
+def _check_scope(network: nn.Module, scope: Sequence[str]) -> None:
+    names = {name for name, _ in network.named_modules(remove_duplicate=False)}
+    for name in scope:
+        if name not in names:
+            parent = name
+            while parent not in names:
+                parent = parent.rpartition('.')[0]
+            children = ', '.join(child for child, _ in network.get_submodule(parent).named_children())
+            where = f'{parent} of {type(network).__name__}' if parent else type(network).__name__
+            raise UsageError(f'norm scope {name!r} is no sub-module of the model; {where} has {children or "none"}')
+
+
+def _is_fresh(module: nn.Module) -> bool:
+    """Whether a BatchNorm is as it was made."""
+    starts = {'weight': 1, 'bias': 0, 'running_mean': 0, 'running_var': 1}
+    tensors = [(start, getattr(module, name, None)) for name, start in starts.items()]
+    return all(tensor is None or tensor.is_meta or bool((tensor == start).all()) for start, tensor in tensors)
+
+
+def _with_torch_sync_bn(node: Any) -> Any:
+    """A config with mmcv's own SyncBN named as PyTorch's, as mmcv's can't even be made in a run of one process."""
+    if isinstance(node, Mapping):
+        changed = {key: _with_torch_sync_bn(value) for key, value in node.items()}
+        if changed.get('type') == 'MMSyncBN':
+            changed['type'] = 'SyncBN'
+            changed.pop('stats_mode', None)
+        return type(node)(changed)
+    if isinstance(node, list | tuple):
+        return type(node)(_with_torch_sync_bn(child) for child in node)
+    return node
+
+
+def _log(text: str) -> None:
+    from mmengine.logging import print_log
+
+    print_log(text, logger='current')
