@@ -96,7 +96,8 @@ class LearnedSpec:
         """
         source = site.module
         layer = self._make(site, load_weights)
-        lost = _load(layer, source) if load_weights else []
+        # On the meta device there is nothing to load, and nothing that loading could look at.
+        lost = _load(layer, source) if load_weights and not _is_meta(layer) else []
         match_dtypes(layer, source)
         copy_requires_grad(layer, source, also_missing='affine' not in self.options)
         if self.requires_grad is not None:
@@ -123,6 +124,10 @@ class LearnedSpec:
             # The class is named after the usual rank; the input may be of any, as it was before.
             layer._input_ndims = _ANY_RANK
         return layer
+
+
+def _is_meta(layer: nn.Module) -> bool:
+    return any(parameter.is_meta for parameter in layer.parameters())
 
 
 def _load(layer: nn.Module, source: nn.Module) -> list[str]:

@@ -89,8 +89,8 @@ def revert_norm(
     """Replace SN, EN and ILM layers of any model by the plain norms that come closest, in place, with their weights.
 
     * SN and EN with BN in the pool become BatchNorm (SyncBatchNorm where they sync or take any rank), those without
-      the normalizer with the largest ratio, with gamma, the sum of the betas, and the running statistics. EN's gamma is
-      that of its rows where they agree, otherwise their mean, weighted by the ratios that the net gives without input.
+      it the normalizer with the largest ratio; with gamma (EN: the mean of its rows by their ratios), beta (EN: the sum
+      of its rows) and the running statistics.
     * ILM becomes its base, with what zero key features predict in gamma and beta.
 
     Right after :func:`convert_norm` this gives the original weights back, bit for bit (ILM: gamma within the rounding

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.base import LearnedNorm, PooledNorm
+from ..layers.state_dict import merge_affine
 from ..ops.closed_form.instance_meta import ACTIVATIONS
 from . import sources
 from .norm_act import act_class, attach_act, has_act
@@ -56,30 +57,25 @@ def plain_affine(layer: LearnedNorm) -> tuple[Tensor, Tensor] | tuple[None, None
         return like + gamma, like * beta
     if not layer.affine:
         return None, None
-    return _merge_rows(layer.weight, mixing_ratios(layer)), layer.bias.reshape(-1, layer.num_features).sum(0)
+    if layer.weight.dim() == 1:
+        return layer.weight, layer.bias
+    return merge_affine(layer.weight, layer.bias, layer.fc2_bias.float().softmax(0))
 
 
-def _merge_rows(weight: Tensor, ratios: Tensor) -> Tensor:
-    """EN's gamma (K, C) as one row: exactly that of the rows where they agree, else their mean by the ratios."""
-    rows = weight.reshape(-1, weight.shape[-1])
-    if len(rows) == 1:
-        return rows[0]
-    mean = (ratios.to(rows.dtype)[:, None] * rows).sum(0)
-    return torch.where((rows == rows[0]).all(0), rows[0], mean)
-
-
-def mixing_ratios(layer: PooledNorm) -> Tensor:
-    """How much each normalizer counts, (K,): SN's mean over both weights; EN's for a sample without correlations."""
-    if hasattr(layer, 'importance_weights'):
-        return layer.importance_weights().mean(0)
-    return layer.fc2_bias.float().softmax(0)
+def closest_normalizer(layer: LearnedNorm) -> str:
+    """'BN' where the pool has it; otherwise the one with the largest ratio: EN's net counts by its last bias."""
+    if not isinstance(layer, PooledNorm):
+        return layer.base
+    if 'BN' in layer.normalizers:
+        return 'BN'
+    is_switchable = isinstance(layer, sources.LEARNED['SN'])
+    ratios = layer.importance_weights().sum(0) if is_switchable else layer.fc2_bias
+    return layer.normalizers[0 if ratios.is_meta else int(ratios.argmax())]
 
 
 def _make(source: LearnedNorm, affine: bool, **factory) -> nn.Module:
     rank, channels = sources.rank_of(source), source.num_features
-    normalizer = source.base if not isinstance(source, PooledNorm) else 'BN'
-    if isinstance(source, PooledNorm) and 'BN' not in source.normalizers:
-        normalizer = source.normalizers[int(mixing_ratios(source).argmax())]
+    normalizer = closest_normalizer(source)
     if normalizer == 'BN':
         cls = nn.SyncBatchNorm if source.sync else _BATCH_NORMS[rank]
         args = channels, source.eps, source.momentum, affine, source.track_running_stats
@@ -93,6 +89,8 @@ def _make(source: LearnedNorm, affine: bool, **factory) -> nn.Module:
 
 
 def _is_constant(layer: LearnedNorm) -> bool:
-    """Whether the layer predicts the same scale and shift for every sample: where ILM's decoders are zero."""
-    decoders = [getattr(layer, name, None) for name in ('mean_decoder_weight', 'var_decoder_weight')]
-    return not any(decoder is not None and decoder.any() for decoder in decoders)
+    """Whether ILM, where the layer is one, predicts the same for every sample, as its decoders are zero."""
+    if not isinstance(layer, sources.LEARNED['ILM']):
+        return True
+    decoders = layer.mean_decoder_weight, layer.var_decoder_weight
+    return not decoders[0].is_meta and not any(decoder.any() for decoder in decoders)

@@ -37,14 +37,16 @@ class Site:
 def find_sites(model: nn.Module) -> list[Site]:
     """All norm layers below ``model``, in the order of the model."""
     sites: dict[int, Site] = {}
-    for path, parent in model.named_modules(remove_duplicate=False):
-        for key, child in parent._modules.items():
-            if child is None or kind_of(child) is None:
-                continue
-            site = sites.setdefault(id(child), Site(child))
-            site.names.append(f'{path}.{key}' if path else key)
-            if not any(holder is parent and name == key for holder, name in site.places):
-                site.places.append((parent, key))
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for path, module in modules.items():
+        if not path or kind_of(module) is None:
+            continue
+        parent, _, key = path.rpartition('.')
+        site = sites.setdefault(id(module), Site(module))
+        site.names.append(path)
+        # The parent may be shared: one place, several paths.
+        if not any(holder is modules[parent] and name == key for holder, name in site.places):
+            site.places.append((modules[parent], key))
     for site in sites.values():
         candidates = (p for module in (site.places[0][0], model) for p in module.parameters())
         site.neighbor = next((p for p in candidates if p.is_floating_point()), None)
@@ -143,6 +145,8 @@ def _parse_types(types) -> tuple[set[str], tuple[type, ...]]:
             classes.append(entry)
         elif entry == 'all':
             kinds.update(PLAIN_KINDS)
+            # They can't be replaced, and the report shall say so.
+            kinds.add('other')
         elif isinstance(entry, str) and entry in KINDS:
             kinds.add(entry)
         else:
