@@ -62,7 +62,8 @@ def find_ties(model: nn.Module, sites: list[Site]) -> dict[int, str]:
             if attribute == '_modules':
                 continue
             values = value.values() if isinstance(value, dict) else value
-            for item in values if isinstance(values, Iterable) and not isinstance(values, Tensor | str) else [values]:
+            # Containers only: an iterator would be used up.
+            for item in values if isinstance(value, dict | list | tuple | set) else [value]:
                 if isinstance(item, nn.Module) and id(item) in ids:
                     ties[id(item)] = f'{path or "the model"} holds it in {attribute} too, outside of its modules'
     uses = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
