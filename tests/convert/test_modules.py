@@ -582,8 +582,8 @@ def test_errors_change_nothing(arguments, message):
 
 
 def test_an_error_at_the_last_layer_changes_nothing():
-    model = nn.Sequential(nn.BatchNorm2d(8), nn.BatchNorm2d(8, eps=0))
-    with pytest.raises(ValueError, match=r'1 \(BatchNorm2d\) cannot be replaced, so nothing was: eps'):
+    model = nn.Sequential(nn.BatchNorm2d(8), nn.BatchNorm2d(8, momentum=2))
+    with pytest.raises(ValueError, match=r'1 \(BatchNorm2d\) cannot be replaced, so nothing was: momentum'):
         convert_norm(model, 'EN')
     assert all(isinstance(layer, nn.BatchNorm2d) for layer in model)
 
