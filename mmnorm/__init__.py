@@ -4,7 +4,11 @@ Importing the package registers the layers, so that a config may say ``norm_cfg=
 """
 
 from .convert import ConversionReport, convert_norm, revert_norm
+from .convert.configs import register_builder
+from .engine.batch_average import update_bn_stats
 from .engine.config_packages import resolve_config_packages
+from .engine.norm_eval import apply_norm_eval
+from .engine.register import register_engine
 from .layers import (
     ExemplarNorm1d,
     ExemplarNorm2d,
@@ -21,6 +25,8 @@ from .registry import NORM_LAYERS, register_layers
 from .version import __version__
 
 register_layers()
+register_builder()
+register_engine()
 resolve_config_packages()
 
 __all__ = [
@@ -36,8 +42,10 @@ __all__ = [
     'SwitchableNorm2d',
     'SwitchableNorm3d',
     '__version__',
+    'apply_norm_eval',
     'convert_norm',
     'get_backend',
     'revert_norm',
     'set_backend',
+    'update_bn_stats',
 ]

@@ -4,6 +4,7 @@ import argparse
 
 import mmnorm  # noqa: F401  registers SN, EN and ILM
 from mmnorm.engine import checks, launch
+from mmnorm.engine.checkpoint_file import check_weights
 from mmnorm.engine.errors import UsageError
 from mmnorm.engine.tta import enable_tta
 
@@ -45,8 +46,10 @@ def main() -> None:
     cfg.load_from = args.checkpoint
     if args.show_dir:
         paint_predictions(cfg, scope, args.show_dir)
+    model = cfg.model
     if args.tta:
         enable_tta(cfg, scope)
+    check_weights(model, args.checkpoint, 'the command line')
 
     metrics = launch.build_runner(cfg).test()
     if args.out:

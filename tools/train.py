@@ -7,6 +7,8 @@ import torch
 
 import mmnorm  # noqa: F401  registers SN, EN and ILM
 from mmnorm.engine import checks, launch
+from mmnorm.engine.checkpoint_file import check_weights, latest_checkpoint
+from mmnorm.engine.defaults import add_training_defaults
 from mmnorm.engine.errors import UsageError
 
 
@@ -43,16 +45,29 @@ def apply_arguments(cfg, args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
 
 
+def check_start(cfg, source: str) -> None:
+    """Look into the checkpoint that the run starts from, or goes on from."""
+    resume = cfg.get('resume')
+    if resume and cfg.get('load_from') is None:
+        cfg.load_from = latest_checkpoint(cfg.work_dir)
+    if cfg.get('load_from') is None:
+        return
+    checks.check_checkpoint(cfg.load_from, source, 'Give the path of an existing checkpoint.')
+    checkpoint = check_weights(cfg.model, cfg.load_from, source, resume)
+    if resume and checkpoint is not None:
+        # mmengine takes the seed from the checkpoint too, but only after the data have been shuffled with another.
+        cfg.randomness = {**cfg.get('randomness', {}), 'seed': checkpoint['meta'].get('seed')}
+
+
 def main() -> None:
     args = parse_args()
     cfg, _ = launch.load_config(args)
     apply_arguments(cfg, args)
+    add_training_defaults(cfg)
 
     checks.check_data(cfg, ('train_dataloader', 'val_dataloader'))
     checks.check_evaluator(cfg, ('val_evaluator',))
-    if cfg.get('load_from'):
-        source = '--resume' if args.resume else 'load_from'
-        checks.check_checkpoint(cfg.load_from, source, 'Give the path of an existing checkpoint.')
+    check_start(cfg, '--resume' if args.resume else 'load_from')
     checks.check_pretrained(cfg)
 
     runner = launch.build_runner(cfg)

@@ -8,10 +8,5 @@ model = dict(
     backbone=dict(frozen_stages=-1, norm_eval=False),
     roi_head=dict(bbox_head=dict(type='Shared4Conv1FCBBoxHead', conv_out_channels=256)))
 
-# By name: what a parameter is called in the backbone (bn1 to bn3, downsample.1), FPN and heads (bn).
-no_decay = {
-    f'{layer}.{name}': dict(decay_mult=0)
-    for layer in ('bn', 'bn1', 'bn2', 'bn3', 'gn', 'gn1', 'gn2', 'gn3', 'downsample.1')
-    for name in ('weight', 'bias')
-}
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=no_decay))
+optim_wrapper = dict(
+    constructor='LearnedNormOptimWrapperConstructor', paramwise_cfg=dict(norm_decay_mult=0))

@@ -72,7 +72,7 @@ def check_evaluator(cfg: Config, evaluators: tuple[str, ...]) -> None:
         metrics = cfg.get(name) or ()
         for metric in [metrics] if isinstance(metrics, Mapping) else metrics:
             path = metric.get('ann_file')
-            if path and _is_local(path) and not osp.exists(path):
+            if path and is_local(path) and not osp.exists(path):
                 raise UsageError(
                     f'annotations not found: {osp.abspath(path)} (ann_file of {name}). '
                     f'Say where they are: --cfg-options {name}.ann_file=PATH'
@@ -90,7 +90,7 @@ def check_checkpoint(path: str, source: str, remedy: str) -> None:
     Raises:
         UsageError: If the file is missing.
     """
-    if _is_local(path) and not osp.isfile(path):
+    if is_local(path) and not osp.isfile(path):
         raise UsageError(f'checkpoint not found: {osp.abspath(path)} (from {source}). {remedy}')
 
 
@@ -126,7 +126,8 @@ def pretrained_settings(cfg: Config) -> list[tuple[str, Mapping]]:
     return found
 
 
-def _is_local(path: str) -> bool:
+def is_local(path: str) -> bool:
+    """Whether ``path`` is one of this machine, not an address (https://, torchvision://)."""
     return '://' not in path
 
 
@@ -147,7 +148,7 @@ def _paths(dataset: Mapping) -> Iterator[tuple[str, str]]:
         return
     root = dataset.get('data_root') or ''
     if root:
-        if not _is_local(root):
+        if not is_local(root):
             return
         yield 'data_root', root
     if dataset.get('ann_file'):
@@ -156,7 +157,7 @@ def _paths(dataset: Mapping) -> Iterator[tuple[str, str]]:
     if not isinstance(prefixes, Mapping):
         prefixes = {None: prefixes}
     for name, prefix in prefixes.items():
-        if isinstance(prefix, str) and _is_local(prefix):
+        if isinstance(prefix, str) and is_local(prefix):
             option = 'data_prefix' if name is None else f'data_prefix.{name}'
             yield option, osp.join(root, prefix)
 

@@ -1,0 +1,45 @@
+"""Checkpoints that are there entirely or not at all."""
+
+import os
+from pathlib import Path
+
+from mmengine.fileio import LocalBackend, register_backend
+
+
+@register_backend('atomic')
+class AtomicBackend(LocalBackend):
+    """Local files that survive a process killed while it writes: a new version takes the place of the old at once.
+
+    For ``CheckpointHook(backend_args=dict(backend='atomic'))``. mmengine writes a checkpoint where it is to be, and
+    with ``max_keep_ckpts`` deletes the oldest before it writes the new one; killed in between, a run is left with a
+    truncated checkpoint, or with none. Here a file is written under another name and renamed, and what is to be
+    removed is kept until then.
+    """
+
+    # Shared: CheckpointHook removes with one instance and saves with another.
+    _outdated: list[str] = []
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write bytes to a file; it has all of them, or still its old content."""
+        filepath = os.fspath(filepath)
+        partial = f'{filepath}.part'
+        os.makedirs(os.path.dirname(filepath) or '.', exist_ok=True)
+        with open(partial, 'wb') as file:
+            file.write(obj)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, filepath)
+        while self._outdated:
+            outdated = self._outdated.pop()
+            if outdated != filepath and os.path.exists(outdated):
+                os.remove(outdated)
+
+    def remove(self, filepath: str | Path) -> None:
+        """Remove a file, as soon as the next one is complete.
+
+        Raises:
+            FileNotFoundError: If there is none.
+        """
+        if not os.path.exists(filepath):
+            raise FileNotFoundError(f'filepath {filepath} does not exist')
+        self._outdated.append(os.fspath(filepath))

@@ -1,0 +1,122 @@
+"""The hook that estimates BN statistics anew whenever they are about to be used or saved."""
+
+from mmengine.dataset import DefaultSampler
+from mmengine.dist import get_rank
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.optim import OptimWrapper
+from mmengine.registry import DATA_SAMPLERS, HOOKS
+from torch.utils.data import BatchSampler, DataLoader
+
+from .batch_average import run_batch, update_bn_stats
+from .randomness import preserve_randomness, seed_everything
+
+# First word of a key, as in exact_resume.
+_BATCH_AVERAGE = 3
+
+
+@HOOKS.register_module()
+class BatchAverageHook(Hook):
+    """Batch average (:func:`mmnorm.update_bn_stats`) before evaluation, and before a checkpoint is saved.
+
+    It follows the intervals of the run's CheckpointHook and validation; weights that were not changed in between are
+    not measured twice. The batches come from the training data, with the training's augmentation, through a loader of
+    its own, and the generators of random numbers go on as if nothing had happened: training sees the same data with
+    and without. It does go on with the new running statistics, which only its moving average sees.
+
+    Statistics are those of the network in training, also if an EMAHook evaluates and saves an average of networks.
+
+    Args:
+        num_iters: Number of batches in each process, at most one epoch of them.
+    """
+
+    # After the optimizer, before EMAHook and CheckpointHook.
+    priority = 'ABOVE_NORMAL'
+
+    def __init__(self, num_iters: int = 200) -> None:
+        if isinstance(num_iters, bool) or not isinstance(num_iters, int) or num_iters <= 0:
+            raise ValueError(f'num_iters must be a positive integer, got {num_iters!r}')
+        self.num_iters = num_iters
+        self._loader: DataLoader | None = None
+        # Whether the weights have changed since the last time.
+        self._outdated = False
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        """The weights are about to change."""
+        self._outdated = True
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Before a checkpoint that is saved by iteration."""
+        if any(
+            self.every_n_train_iters(runner, hook.interval, hook.save_begin)
+            or (hook.save_last and self.is_last_train_iter(runner))
+            for hook in self._checkpoint_hooks(runner, by_epoch=False)
+        ):
+            self._average(runner)
+
+    def after_train_epoch(self, runner) -> None:
+        """Before a checkpoint that is saved by epoch."""
+        if any(
+            self.every_n_epochs(runner, hook.interval, hook.save_begin)
+            or (hook.save_last and self.is_last_train_epoch(runner))
+            for hook in self._checkpoint_hooks(runner, by_epoch=True)
+        ):
+            self._average(runner)
+
+    def before_val(self, runner) -> None:
+        """Before an evaluation in the course of training."""
+        self._average(runner)
+
+    def after_train(self, runner) -> None:
+        """Let go of the loader."""
+        self._loader, self._outdated = None, False
+
+    @staticmethod
+    def _checkpoint_hooks(runner, by_epoch: bool) -> list[CheckpointHook]:
+        return [hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and hook.by_epoch == by_epoch]
+
+    def _average(self, runner) -> None:
+        if not self._outdated:
+            return
+        self._outdated = False
+        if self._loader is None:
+            self._loader = self._build_loader(runner)
+        # Different batches each time, but the same whether the run was resumed or not.
+        self._loader.batch_sampler.sampler.set_epoch(runner.iter)
+        num_iters = min(self.num_iters, len(self._loader))
+        runner.logger.info(f'Batch average over {num_iters} training batches')
+        with preserve_randomness():
+            seed_everything(_BATCH_AVERAGE, runner.seed, get_rank(), runner.iter)
+            update_bn_stats(runner.model, self._loader, num_iters, forward=_forward_of(runner))
+
+    @staticmethod
+    def _build_loader(runner) -> DataLoader:
+        """The training data in whole batches, each process its part of them, in the order of a sampler of its own."""
+        train, cfg = runner.train_dataloader, runner.cfg.get('train_dataloader')
+        cfg = cfg if isinstance(cfg, dict) else {}
+        sampler = DefaultSampler(train.dataset, shuffle=True, seed=runner.seed)
+        batch_size = train.batch_size or train.batch_sampler.batch_size
+        if cfg.get('batch_sampler'):
+            defaults = dict(sampler=sampler, batch_size=batch_size)
+            batch_sampler = DATA_SAMPLERS.build(cfg['batch_sampler'].copy(), default_args=defaults)
+        else:
+            batch_sampler = BatchSampler(sampler, batch_size, drop_last=len(sampler) >= batch_size)
+        return DataLoader(
+            train.dataset,
+            batch_sampler=batch_sampler,
+            num_workers=train.num_workers,
+            collate_fn=train.collate_fn,
+            worker_init_fn=train.worker_init_fn,
+            pin_memory=train.pin_memory,
+        )
+
+
+def _forward_of(runner):
+    """How the run computes, mixed precision included."""
+
+    def forward(model, batch):
+        if not isinstance(runner.optim_wrapper, OptimWrapper):
+            return run_batch(model, batch)
+        with runner.optim_wrapper.optim_context(model):
+            return run_batch(model, batch)
+
+    return forward

@@ -1,0 +1,45 @@
+"""What every run of tools/train.py has besides its config; it is in the config that is dumped."""
+
+from collections.abc import Mapping
+
+from mmengine.config import Config
+
+_HOOKS = ('NormEvalHook', 'ExactResumeHook')
+_DEFAULT_CONSTRUCTORS = (None, 'DefaultOptimWrapperConstructor')
+
+
+def add_training_defaults(cfg: Config) -> None:
+    """Let a run know the learned norms, resume exactly, and save whole checkpoints. Idempotent.
+
+    Args:
+        cfg: The config; changed in place. What it says itself about any of these stays.
+    """
+    _import_mmnorm(cfg)
+    hooks = list(cfg.get('custom_hooks') or [])
+    present = {_name(hook.get('type')) if isinstance(hook, Mapping) else type(hook).__name__ for hook in hooks}
+    cfg.custom_hooks = hooks + [dict(type=name) for name in _HOOKS if name not in present]
+
+    optim_wrapper = cfg.get('optim_wrapper')
+    single = isinstance(optim_wrapper, Mapping) and 'optimizer' in optim_wrapper
+    if single and _name(optim_wrapper.get('constructor')) in _DEFAULT_CONSTRUCTORS:
+        optim_wrapper.constructor = 'LearnedNormOptimWrapperConstructor'
+
+    checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
+    if isinstance(checkpoint, Mapping) and _name(checkpoint.get('type')) == 'CheckpointHook':
+        is_local = not checkpoint.get('file_client_args') and '://' not in (checkpoint.get('out_dir') or '')
+        if is_local and not checkpoint.get('backend_args'):
+            checkpoint.backend_args = dict(backend='atomic')
+
+
+def _import_mmnorm(cfg: Config) -> None:
+    """Let the dumped config find these names in any tool."""
+    imports = cfg.get('custom_imports') or {}
+    names = imports.get('imports') or []
+    names = [names] if isinstance(names, str) else list(names)
+    if 'mmnorm' not in names:
+        cfg.custom_imports = {**imports, 'imports': [*names, 'mmnorm']}
+
+
+def _name(kind) -> str | None:
+    """Name of a class that a config gives by name or as the class itself."""
+    return kind if kind is None or isinstance(kind, str) else kind.__name__

@@ -1,0 +1,86 @@
+"""The optimizer wrapper constructor that knows the learned norms."""
+
+from numbers import Real
+
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from torch import nn
+
+from ..layers.base import LearnedNorm
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LearnedNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """mmengine's default constructor, to which SN, EN and ILM are norms.
+
+    mmengine tells norms by PyTorch's classes. Here gamma and beta of the learned norms (``weight`` and ``bias``) are
+    treated as those of BatchNorm: ``norm_decay_mult`` applies to both, else ``bias_decay_mult`` to beta, and
+    ``bias_lr_mult`` to neither. Two more keys of ``paramwise_cfg`` are for what decides the ratios (SN's logits, the
+    nets of EN and ILM):
+
+    - ``ratio_lr_mult`` (float): Multiplies their learning rate. Default: as other parameters.
+    - ``ratio_decay_mult`` (float): Multiplies their weight decay. Default: as other parameters. Decay draws SN's
+      weights and EN's ratios towards uniform, ILM towards its base.
+
+    ``custom_keys`` take precedence, and everything else works as in the default constructor. A model without learned
+    norms gets what the default constructor gives it.
+
+    Args:
+        optim_wrapper_cfg: Config of the optimizer wrapper, with the key ``optimizer``.
+        paramwise_cfg: Options by parameter.
+
+    Raises:
+        ValueError: If a multiplier of the ratios is no number >= 0, or there is no rate or decay to multiply.
+
+    Example:
+        >>> optim_wrapper = dict(
+        ...     type='OptimWrapper',
+        ...     optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=1e-4),
+        ...     constructor='LearnedNormOptimWrapperConstructor',
+        ...     paramwise_cfg=dict(norm_decay_mult=0, ratio_lr_mult=0.1))
+    """
+
+    def _validate_cfg(self) -> None:
+        super()._validate_cfg()
+        for key, base in {'ratio_lr_mult': 'lr', 'ratio_decay_mult': 'weight_decay'}.items():
+            mult = self.paramwise_cfg.get(key)
+            if mult is None:
+                continue
+            if isinstance(mult, bool) or not isinstance(mult, Real) or mult < 0:
+                raise ValueError(f'paramwise_cfg.{key} must be a number >= 0, got {mult!r}')
+            if self.optimizer_cfg.get(base) is None:
+                raise ValueError(f'paramwise_cfg.{key} has nothing to multiply: give the optimizer its {base}')
+
+    def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', is_dcn_module=None) -> None:
+        """Add all parameters of ``module``, and of the modules below, to ``params``.
+
+        Args:
+            params: Parameter groups; extended in place.
+            module: The module whose parameters are added.
+            prefix: Its path in the model.
+            is_dcn_module: Whether it belongs to a deformable convolution.
+        """
+        known = len(params)
+        super().add_params(params, module, prefix=prefix, is_dcn_module=is_dcn_module)
+        if isinstance(module, LearnedNorm):
+            names = {id(parameter): name for name, parameter in module.named_parameters(recurse=False)}
+            for group in params[known:]:
+                self._set_options(group, names[id(group['params'][0])], prefix)
+
+    def _set_options(self, group: dict, name: str, prefix: str) -> None:
+        """Correct what the default constructor, which takes the layer for no norm, gave to one parameter."""
+        option = self.paramwise_cfg.get
+        if any(key in f'{prefix}.{name}' for key in option('custom_keys', {})):
+            return
+        group.pop('lr', None)
+        group.pop('weight_decay', None)
+        is_affine, is_bias = name in ('weight', 'bias'), name.endswith('bias')
+        # In order of precedence. To flat_decay_mult EN's gamma and beta are flat, as any norm's, whatever their shape.
+        lr_mults = [] if is_affine else [option('ratio_lr_mult')] + [option('bias_lr_mult')] * is_bias
+        decay_mults = [option('norm_decay_mult' if is_affine else 'ratio_decay_mult')]
+        decay_mults += [option('bias_decay_mult')] * is_bias
+        decay_mults += [option('flat_decay_mult')] * (is_affine or group['params'][0].ndim == 1)
+        for key, base, mults in (('lr', self.base_lr, lr_mults), ('weight_decay', self.base_wd, decay_mults)):
+            mult = next((mult for mult in mults if mult is not None), None)
+            if mult is not None and base is not None:
+                group[key] = base * mult

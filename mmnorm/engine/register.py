@@ -1,0 +1,10 @@
+"""What a config may name besides the layers: hooks, the optimizer wrapper constructor, the file backend."""
+
+
+def register_engine() -> None:
+    """Register them with mmengine; without it there is nothing to do."""
+    try:
+        import mmengine  # noqa: F401
+    except ImportError:
+        return
+    from . import atomic_files, batch_average_hook, exact_resume, norm_eval_hook, optim_constructor  # noqa: F401
