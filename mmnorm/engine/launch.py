@@ -14,6 +14,7 @@ from mmengine.hub import get_config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from ..convert.configs import parse_norm, set_norm
 from . import checks
 from .errors import UsageError
 
@@ -33,6 +34,17 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help='override settings of the config, e.g. train_dataloader.batch_size=4; '
         'a list is key="[a,b]", and quotes keep spaces out of trouble',
     )
+    parser.add_argument(
+        '--norm',
+        metavar='NORM',
+        help='put EN, SN or ILM in place of every BatchNorm and SyncBatchNorm of the model, wherever it comes from; '
+        'with arguments in quotes, e.g. "EN(reduction=16)". The config that is dumped into the work dir says the same',
+    )
+    parser.add_argument(
+        '--norm-scope',
+        metavar='NAMES',
+        help='limit --norm to these parts of the model, e.g. backbone,roi_head.bbox_head',
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     # Given by torch.distributed.launch, not by people.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -51,7 +63,7 @@ def load_config(args: argparse.Namespace) -> tuple[Config, str]:
     """The config with the options of the command line, and the codebase (scope) it is written for.
 
     Raises:
-        UsageError: If the file, one of its bases, or the codebase is missing.
+        UsageError: If the file, one of its bases, or the codebase is missing, or ``--norm`` does not fit.
     """
     cfg = _read_config(args.config)
     if args.cfg_options is not None:
@@ -59,9 +71,11 @@ def load_config(args: argparse.Namespace) -> tuple[Config, str]:
             cfg.merge_from_dict(args.cfg_options)
         except (TypeError, KeyError, IndexError) as error:
             raise UsageError(f'--cfg-options does not fit {args.config}: {error}') from None
-    scope = cfg.get('default_scope')
+    _apply_norm(cfg, args)
+    scope = cfg.get('default_scope') or _scope_of_model(cfg)
     if scope is None:
         raise UsageError(f'{args.config} has no default_scope; expected one of {", ".join(SCOPES)}')
+    cfg.default_scope = scope
     checks.check_codebase(cfg, scope)
 
     cfg.launcher = args.launcher
@@ -94,6 +108,28 @@ def _read_config(path: str) -> Config:
         raise UsageError(f'{path} builds on a codebase that is not installed: {error}') from None
     except (SyntaxError, OSError, AssertionError, ValueError, RuntimeError) as error:
         raise UsageError(f'{path} cannot be read: {error}') from None
+
+
+def _apply_norm(cfg: Config, args: argparse.Namespace) -> None:
+    """Let the model have the norm of ``--norm``; the config says so from here on."""
+    if args.norm is None:
+        if args.norm_scope is not None:
+            raise UsageError('--norm-scope says where --norm is put; give --norm too')
+        return
+    names = [name.strip() for name in (args.norm_scope or '').split(',')]
+    try:
+        set_norm(cfg, parse_norm(args.norm), [name for name in names if name])
+    except ValueError as error:
+        raise UsageError(f'--norm: {error}') from None
+
+
+def _scope_of_model(cfg: Config) -> str | None:
+    """The codebase of the model's class; configs that name classes rather than strings have no default_scope."""
+    model = cfg.get('model') or {}
+    model_type = model.get('model_type', model.get('type'))
+    path = model_type if isinstance(model_type, str) else getattr(model_type, '__module__', '')
+    codebase = path.partition('.')[0]
+    return codebase if codebase in SCOPES else None
 
 
 def _adapt_to_machine(cfg: Config) -> None:

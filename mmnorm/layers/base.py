@@ -25,6 +25,8 @@ def check_positive_int(name: str, value: int) -> int:
     return int(value)
 
 
+# What eps=0 stands for: below the rounding of any variance that matters, and its gradients are finite in float32.
+_SMALLEST_EPS = 1e-12
 # Arguments of SyncBatchNorm (PyTorch's, mmcv's) and of the BatchNorm of later PyTorch that no layer here needs.
 _BATCH_NORM_OPTIONS = ('process_group', 'group', 'stats_mode', 'bias')
 
@@ -50,7 +52,7 @@ class LearnedNorm(nn.Module):
 
     Args:
         num_features: Number of channels C.
-        eps: Added to variances before the square root.
+        eps: Added to variances before the square root; 0 is taken as 1e-12.
         affine: Whether gamma and beta are learned; without, they are 1 and 0.
 
     Attributes:
@@ -68,9 +70,10 @@ class LearnedNorm(nn.Module):
     def __init__(self, num_features: int, eps: float, affine: bool) -> None:
         super().__init__()
         self.num_features = check_positive_int('num_features', num_features)
-        if isinstance(eps, bool) or not isinstance(eps, Real) or not 0 < eps < math.inf:
-            raise ValueError(f'eps must be a positive number, got {eps!r}')
-        self.eps = float(eps)
+        if isinstance(eps, bool) or not isinstance(eps, Real) or not 0 <= eps < math.inf:
+            raise ValueError(f'eps must be a positive number, or 0, got {eps!r}')
+        # Configs have eps=0 where BatchNorm is frozen. A plane of one value must not be divided by zero all the same.
+        self.eps = float(eps) or _SMALLEST_EPS
         self.affine = affine
 
     def train(self, mode: bool = True) -> 'LearnedNorm':
