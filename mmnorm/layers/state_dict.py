@@ -90,8 +90,8 @@ def reduce_state(entries: dict[str, Tensor]) -> ForeignState:
     """Reduce what a norm wrote to what all norms have.
 
     SN passes on the weights of its variances as ratios, EN its ratios if they are the same for every sample. EN's
-    gammas are averaged by the ratios of a sample without correlations, its betas summed. ILM's gamma and beta are those of a sample whose key
-    features predict nothing (decoders at zero, with the paper's sigmoid and tanh).
+    gammas are averaged by the ratios of a sample without correlations, its betas summed. ILM's gamma and beta are those
+    of a sample whose key features predict nothing (decoders at zero, with the paper's sigmoid and tanh).
 
     Args:
         entries: Parameters and buffers by name, without the path of the layer.
@@ -100,10 +100,10 @@ def reduce_state(entries: dict[str, Tensor]) -> ForeignState:
     state = ForeignState(source, {name: entries[name] for name in (*AFFINE, *BUFFERS) if name in entries})
     if source == 'SN':
         state.logits = entries['var_weight']
-        if not torch.equal(state.logits.softmax(0), entries['mean_weight'].softmax(0)):
+        if not torch.equal(*(entries[name].float().softmax(0) for name in OWN_PARAMETERS['SN'])):
             state.dropped.append('the weights of the means')
     elif source == 'EN':
-        _merge_rows(state, entries['fc2_bias'].softmax(0))
+        _merge_rows(state, entries['fc2_bias'].float().softmax(0))
         if not entries['fc2_weight'].any():
             state.logits = entries['fc2_bias']
         else:
