@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -252,8 +253,8 @@ def main() -> None:
         raise UsageError(f'--filter: no config has {args.filter!r} in its path')
 
     results, total = [], sum(len(configs) for _, configs, _ in jobs)
-    with multiprocessing.get_context('spawn').Pool(args.jobs) as pool:
-        for done in pool.imap_unordered(try_folder, jobs):
+    with multiprocessing.get_context('spawn').Pool(args.jobs) if args.jobs > 1 else nullcontext() as pool:
+        for done in map(try_folder, jobs) if pool is None else pool.imap_unordered(try_folder, jobs):
             results += done
             print(f'\r{len(results)}/{total}', end='', file=sys.stderr, flush=True)
     print(file=sys.stderr)
