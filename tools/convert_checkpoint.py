@@ -65,7 +65,7 @@ def single_source(args: argparse.Namespace) -> str:
 
 def drop_rest(rest: dict, report: CheckpointReport) -> None:
     """The state of a training run is of the parameters as they were."""
-    report.dropped.update(dict.fromkeys(rest, 'no weights'))
+    report.dropped.update(dict.fromkeys(rest, 'not of the weights'))
 
 
 def main() -> None:

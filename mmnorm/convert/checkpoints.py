@@ -36,25 +36,28 @@ class CheckpointReport:
         """The report, line by line.
 
         Args:
-            every: Name every entry; else only three examples of those that arrived.
+            every: Name every entry; else only three examples of each fate. Unmatched ones are always named.
         """
         renamed = [f'{old} -> {new}' for old, new in self.renamed.items()]
         lines = []
         for title, items in dict(kept=self.kept, renamed=renamed, added=self.added).items():
-            shown = items if every else items[:3]
-            more = ', ...' if len(items) > len(shown) else ''
-            lines.append(f'{title:10}{len(items):5}' + (f'  {", ".join(shown)}{more}' if items else ''))
-        # Nothing is left out in silence; the same entry of many layers is one line.
+            lines.append(f'{title:10}{len(items):5}  {_enumerate(items, every)}'.rstrip())
+        # Nothing is left out in silence.
         lines.append(f'{"dropped":10}{len(self.dropped):5}')
-        names = {name: name if every else f'*.{name.rpartition(".")[2]}' for name in self.dropped}
-        counts = Counter(f'{names[name]}: {reason}' for name, reason in self.dropped.items())
-        lines += [f'    {text}' if count == 1 else f'    {count} x {text}' for text, count in counts.items()]
+        for reason in dict.fromkeys(self.dropped.values()):
+            names = [name for name in self.dropped if self.dropped[name] == reason]
+            lines.append(f'    {len(names)} {reason}: {_enumerate(names, every)}')
         lines.append(f'{"unmatched":10}{len(self.unmatched):5}')
         lines += [f'    {name}' for name in self.unmatched]
         return lines + self.notes
 
     def __str__(self) -> str:
         return '\n'.join(self.lines())
+
+
+def _enumerate(names: list[str], every: bool) -> str:
+    shown = names if every else names[:3]
+    return ', '.join(shown) + (', ...' if len(names) > len(shown) else '')
 
 
 def split_by_module(state_dict: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -120,7 +123,7 @@ def _add_plain_norm(path: str, entries: dict, norm: str, plain: dict, report: Ch
     for name, value in entries.items():
         old, new = join(path, name), join(new_path, name)
         if name not in state.entries or (norm != 'BN' and name in BUFFERS):
-            report.dropped[old] = f'{norm} has none'
+            report.dropped[old] = f'that {norm} has none of'
             continue
         plain[new] = state.entries[name]
         if old == new and value.shape == plain[new].shape:

@@ -148,10 +148,10 @@ def _convert_norm(path: str, kind: str, entries: dict, report: CheckpointReport)
 
 
 def _convert_sn(path: str, entries: dict, report: CheckpointReport) -> tuple[dict, str]:
-    # Sums that the detection code collects for its batch average; it writes the result to running_mean and _var.
+    # Sums that the detection code collects for its batch average. It normalizes by running_mean and running_var.
     for name in ('batch_mean', 'batch_var'):
         if name in entries:
-            report.dropped[entries.pop(name)[1]] = 'sums of an unfinished batch average'
+            report.dropped[entries.pop(name)[1]] = 'sums of a batch average in progress'
     size = entries['mean_weight'][0].numel()
     pool = _POOLS.get((size, 'running_mean' in entries))
     if pool is None:
@@ -173,7 +173,7 @@ def _convert_ilm(path: str, entries: dict, report: CheckpointReport) -> tuple[di
             value, old = entries[name]
             if not torch.equal(value, encoder[0]):
                 raise ValueError(f'{old} is not the encoder that {path} shares: expected {path}.fc_embed.0.weight')
-            report.dropped[old] = 'the same tensor as fc_embed.0.weight'
+            report.dropped[old] = 'the same as the encoder, fc_embed.0.weight'
     size, groups = encoder[0].shape
     if groups == 16 and size == 1:
         # The script's GN has one embedding here, where the paper has two. The second one predicts nothing yet.
@@ -200,7 +200,7 @@ def _place(
     if new is None:
         report.unmatched += [old] if old else []
     elif new == _NO_PLACE:
-        report.dropped[old] = f'the classifier of ImageNet has no place in {codebase}'
+        report.dropped[old] = f'of the classifier of ImageNet, which has no place in {codebase}'
     elif new in converted:
         raise ValueError(f'{old} would become {new}, which another entry has become before')
     else:
@@ -248,5 +248,5 @@ def _reorder_classes(key: str, value: Tensor) -> Tensor:
     if key.startswith('roi_head.bbox_head.fc_cls.'):
         return value.roll(-1, 0)
     if key.startswith('roi_head.bbox_head.fc_reg.'):
-        return value[4:]
-    return value[1:] if key.startswith('roi_head.mask_head.conv_logits.') else value
+        return value[4:].clone()
+    return value[1:].clone() if key.startswith('roi_head.mask_head.conv_logits.') else value
