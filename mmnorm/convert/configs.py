@@ -15,6 +15,8 @@ from typing import Any
 from torch import nn
 
 from ..engine.errors import UsageError
+from ..engine.norm_eval import apply_norm_eval
+from ..layers.base import LearnedNorm
 from ..registry import NAMES
 from .modules import convert_norm
 
@@ -111,8 +113,8 @@ def _import_mmnorm(cfg) -> None:
 def build_converted(model_type: Any, norm: Mapping, norm_scope: Sequence[str] = (), **model) -> nn.Module:
     """Build a model and put a learned norm in place of every BatchNorm and SyncBatchNorm in it.
 
-    Registered in MODELS as ``NormConverted``. What frozen stages had frozen when the model was made stays frozen, and
-    BatchNorms that already hold weights (which then are not those of a fresh layer) hand them over.
+    Registered in MODELS as ``NormConverted``. What frozen stages had frozen when the model was made stays frozen,
+    ``norm_eval`` holds for the new layers, and BatchNorms that are no longer as they were made hand over their weights.
 
     Args:
         model_type: The model's own ``type``.
@@ -145,6 +147,8 @@ def build_converted(model_type: Any, norm: Mapping, norm_scope: Sequence[str] = 
         if conversion.name in fresh:
             # Gamma 1 and beta 0 say nothing; the layer starts as it does where a norm_cfg names it.
             network.get_submodule(conversion.name).reset_parameters()
+    _stop_folding(network)
+    apply_norm_eval(network)
     _log(str(report))
     return network
 
@@ -172,6 +176,13 @@ def _is_fresh(module: nn.Module) -> bool:
     starts = {'weight': 1, 'bias': 0, 'running_mean': 0, 'running_var': 1}
     tensors = [(start, getattr(module, name, None)) for name, start in starts.items()]
     return all(tensor is None or tensor.is_meta or bool((tensor == start).all()) for start, tensor in tensors)
+
+
+def _stop_folding(network: nn.Module) -> None:
+    """Keep mmcv's ConvModules from computing the convolution and an eval-mode norm as one, as they can for BatchNorm."""
+    for module in network.modules():
+        if hasattr(module, 'turn_on_efficient_conv_bn_eval') and isinstance(module.norm, LearnedNorm):
+            module.turn_on_efficient_conv_bn_eval(False)
 
 
 def _with_torch_sync_bn(node: Any) -> Any:
