@@ -21,7 +21,7 @@ env: $(READY)
 # The operators of mmcv are built from source (minutes, once): without --no-build-isolation it would silently have none.
 # torch===: a CPU-only torch+cpu, where one is offered, has no torchvision to go with it.
 # mmcv and others bring opencv-python, which needs libGL; the headless build has the same cv2 without it.
-$(READY): requirements/build.txt requirements/dev.txt requirements/constraints.txt setup.py
+$(READY): requirements/build.txt requirements/dev.txt requirements/constraints.txt setup.py $(wildcard mmnorm/csrc/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement requirements/build.txt
 	$(BIN)/python -m pip install --quiet "torch===2.13.0" torchvision==0.28.0 -c requirements/constraints.txt
@@ -30,6 +30,7 @@ $(READY): requirements/build.txt requirements/dev.txt requirements/constraints.t
 	$(BIN)/python -m pip install --quiet --requirement requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps opencv-python-headless==4.12.0.88
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	$(BIN)/python -c "import torch, mmnorm._C"
 	$(BIN)/python -m pip check
 	@touch $@
 

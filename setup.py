@@ -1,6 +1,11 @@
-"""Packaging of mmnorm. The layers need torch alone; everything else is an extra."""
+"""Packaging of mmnorm. The layers need torch alone; everything else is an extra.
+
+The loops for the CPU (mmnorm/csrc) are compiled against the PyTorch that is installed, so pip must see it:
+``pip install --no-build-isolation .``. Without PyTorch, a C++ compiler or that option the layers work as well, slower.
+"""
 
 import re
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -20,6 +25,34 @@ ONEDL = [
 UPSTREAM = ['mmengine>=0.10.0', 'mmcv>=2.0.0', 'mmsegmentation>=1.2.0', 'mmdet>=3.2.0', 'mmpretrain>=1.0.0']
 DIGITS = ['numpy', 'scikit-learn>=1.0', 'opencv-python-headless', 'pycocotools']
 
+
+def compiled_loops() -> dict:
+    """Arguments of setup() that compile mmnorm._C, as far as PyTorch is there to compile against."""
+    try:
+        from torch.utils.cpp_extension import BuildExtension, CppExtension
+    except ImportError:
+        return {}
+    openmp = sys.platform == 'linux'
+    extension = CppExtension(
+        'mmnorm._C',
+        sorted(str(path.relative_to(ROOT)) for path in (ROOT / 'mmnorm/csrc').glob('*.cpp')),
+        depends=sorted(str(path.relative_to(ROOT)) for path in (ROOT / 'mmnorm/csrc').glob('*.h')),
+        # Compiled with OpenMP but not linked to it: the functions are found in the library that PyTorch has loaded, and
+        # a second one would have threads of its own.
+        extra_compile_args=[
+            '-O3',
+            '-fno-math-errno',
+            '-fno-trapping-math',
+            '-fvisibility=hidden',
+            *(['-fopenmp'] if openmp else []),
+        ],
+        # A failure to compile is a warning.
+        optional=True,
+    )
+    # ninja's failures would not be.
+    return {'ext_modules': [extension], 'cmdclass': {'build_ext': BuildExtension.with_options(use_ninja=False)}}
+
+
 setup(
     name='mmnorm',
     version=VERSION,
@@ -29,6 +62,7 @@ setup(
     license='Apache-2.0',
     packages=find_packages(include=['mmnorm', 'mmnorm.*']),
     python_requires='>=3.10',
+    package_data={'mmnorm': ['csrc/*.h', 'csrc/*.cpp']},
     install_requires=['torch>=2.1'],
     extras_require={
         'onedl': ONEDL,
@@ -37,4 +71,5 @@ setup(
         'demo': [*DIGITS, 'matplotlib'],
         'test': [*DIGITS, 'matplotlib', 'pytest', 'hypothesis', 'ruff', 'onnx', 'onnxruntime', 'onnxscript'],
     },
+    **compiled_loops(),
 )

@@ -63,13 +63,19 @@ inline void write(c10::BFloat16* to, const Vector<float>& v) {
 }
 
 // The sum over the lanes of a vector, in double.
-template <typename A>
-inline double total(const Vector<A>& v) {
-  double sum = 0;
-  for (int64_t i = 0; i < Lanes<A>::size; ++i) {
-    sum += static_cast<double>(v[i]);
-  }
-  return sum;
+inline double total(const Vector<double>& v) {
+  using Half = double __attribute__((vector_size(32)));
+  Half halves[2];
+  std::memcpy(halves, &v, sizeof(v));
+  const Half half = halves[0] + halves[1];
+  return (half[0] + half[1]) + (half[2] + half[3]);
+}
+
+inline double total(const Vector<float>& v) {
+  using Half = float __attribute__((vector_size(32)));
+  Half halves[2];
+  std::memcpy(halves, &v, sizeof(v));
+  return total(__builtin_convertvector(halves[0], Vector<double>) + __builtin_convertvector(halves[1], Vector<double>));
 }
 
 // Values that are summed in the accumulation type before they are added to a double.
@@ -124,8 +130,8 @@ void plane_moments(const T* x, double* mean, A* var, int64_t length, int64_t beg
             square += static_cast<double>(v) * static_cast<double>(v);
           },
           [&] {
-            sum += total<A>(sums[0] + sums[1]);
-            square += total<A>(squares[0] + squares[1]);
+            sum += total(sums[0] + sums[1]);
+            square += total(squares[0] + squares[1]);
             sums[0] = sums[1] = squares[0] = squares[1] = Vector<A>{};
           });
       const double deviation = sum / length;
@@ -182,8 +188,8 @@ void plane_sums(const T* dy, const T* x, const A* center, A* total_dy, A* total_
           product += static_cast<double>(g * (static_cast<A>(row[i]) - c));
         },
         [&] {
-          sum += total<A>(sums[0] + sums[1]);
-          product += total<A>(products[0] + products[1]);
+          sum += total(sums[0] + sums[1]);
+          product += total(products[0] + products[1]);
           sums[0] = sums[1] = products[0] = products[1] = Vector<A>{};
         });
     total_dy[plane] = static_cast<A>(sum);

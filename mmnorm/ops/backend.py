@@ -1,7 +1,9 @@
 """Which implementation of the passes is used.
 
 ``'auto'``, the default, takes Triton on CUDA where Triton is installed, the native loops on the CPU where they were
-compiled, and the composed passes elsewhere. The environment variable ``MMNORM_BACKEND`` or :func:`set_backend` force one, to find out whether it is at fault.
+compiled, and the composed passes elsewhere. The environment variable ``MMNORM_BACKEND`` or :func:`set_backend` force
+one, to find out whether it is at fault. What one cannot do ('native' another device or float16) the composed
+passes do.
 """
 
 import os
@@ -15,10 +17,29 @@ from . import closed_form, composed, native_coefficients, native_passes
 
 BACKENDS = ('auto', 'reference', 'composed', 'native', 'triton')
 
+_NEEDS = {
+    'triton': 'the package triton, which is not installed',
+    'native': 'the compiled module mmnorm._C, which is missing or does not load (install mmnorm again, with '
+    '--no-build-isolation and a C++ compiler)',
+}
+
+
+def has_native() -> bool:
+    """Whether the loops for the CPU are compiled, for this PyTorch."""
+    return native_passes._C is not None
+
+
+@cache
+def has_triton() -> bool:
+    """Whether the package triton is installed."""
+    return find_spec('triton') is not None
+
 
 def _checked(name: str, source: str) -> str:
     if name not in BACKENDS:
         raise ValueError(f'{source} must be one of {", ".join(BACKENDS)}, got {name!r}')
+    if (name == 'triton' and not has_triton()) or (name == 'native' and not has_native()):
+        raise RuntimeError(f"{source} {name!r} needs {_NEEDS[name]}; use 'auto'")
     return name
 
 
@@ -41,13 +62,6 @@ def set_backend(name: str) -> str:
     """
     global _backend
     _checked(name, 'backend')
-    if name == 'triton' and not has_triton():
-        raise RuntimeError("the backend 'triton' needs the package triton, which is not installed; use 'auto'")
-    if name == 'native' and not has_native():
-        raise RuntimeError(
-            "the backend 'native' needs the compiled module mmnorm._C, which is missing or does not load; install mmnorm "
-            "with a C++ compiler and --no-build-isolation, or use 'auto'"
-        )
     previous, _backend = _backend, name
     return previous
 
@@ -55,17 +69,6 @@ def set_backend(name: str) -> str:
 def get_backend() -> str:
     """The backend that is set; see :func:`set_backend`."""
     return _backend
-
-
-@cache
-def has_triton() -> bool:
-    """Whether the package triton is installed."""
-    return find_spec('triton') is not None
-
-
-def has_native() -> bool:
-    """Whether the loops for the CPU are compiled, for this PyTorch."""
-    return native_passes._C is not None
 
 
 def _uses_native(x: Tensor) -> bool:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import native_passes
 from .closed_form import PoolForm
-from .native_passes import _C
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -32,8 +32,10 @@ class RunningStats(NamedTuple):
 def _pool(pools: Sequence[PoolForm], dtype: torch.dtype, stats: RunningStats | None = None):
     running = next((pool.running for pool in pools if pool.running is not None), None)
     mean, var = (None, None) if running is None else (running[0].double(), running[1].to(dtype))
-    track = None if stats is None else _C.RunningStats(*stats)
-    return _C.Pool([pool.normalizer for pool in pools], [pool.num_groups for pool in pools], mean, var, track)
+    track = None if stats is None else native_passes._C.RunningStats(*stats)
+    return native_passes._C.Pool(
+        [pool.normalizer for pool in pools], [pool.num_groups for pool in pools], mean, var, track
+    )
 
 
 class SwitchableForm:
@@ -54,11 +56,11 @@ class SwitchableForm:
         self.dtype = dtype
 
     def forward(self, mean: Tensor, var: Tensor, center: Tensor, *params: Tensor | None) -> tuple:
-        scale, shift, *saved = _C.switchable_forward(self.pool, self.eps, mean, var, center, *params)
+        scale, shift, *saved = native_passes._C.switchable_forward(self.pool, self.eps, mean, var, center, *params)
         return scale, shift, saved
 
     def backward(self, saved: Sequence[Tensor], params: Sequence, dscale: Tensor, dshift: Tensor) -> tuple:
-        dmean, dvar, *dparams = _C.switchable_backward(self.pool, saved, *params[:2], dscale, dshift)
+        dmean, dvar, *dparams = native_passes._C.switchable_backward(self.pool, saved, *params[:2], dscale, dshift)
         return dmean, dvar, dparams
 
 
@@ -88,12 +90,12 @@ class ExemplarForm:
         self.net = eps, pairwise, tanh
 
     def forward(self, mean: Tensor, var: Tensor, center: Tensor, *params: Tensor | None) -> tuple:
-        scale, shift, *saved = _C.exemplar_forward(self.pool, *self.net, mean, var, center, *params)
+        scale, shift, *saved = native_passes._C.exemplar_forward(self.pool, *self.net, mean, var, center, *params)
         return scale, shift, saved
 
     def backward(self, saved: Sequence[Tensor], params: Sequence, dscale: Tensor, dshift: Tensor) -> tuple:
         weight, bias, conv_weight, fc1_weight, _, fc2_weight, _ = params
-        dmean, dvar, *dparams = _C.exemplar_backward(
+        dmean, dvar, *dparams = native_passes._C.exemplar_backward(
             self.pool, *self.net, saved, weight, bias, conv_weight, fc1_weight, fc2_weight, dscale, dshift
         )
         return dmean, dvar, dparams
@@ -125,11 +127,13 @@ class InstanceMetaForm:
         self.net = eps, mean_activation, var_activation
 
     def forward(self, mean: Tensor, var: Tensor, center: Tensor, *params: Tensor | None) -> tuple:
-        scale, shift, *saved = _C.instance_meta_forward(self.pool, *self.net, mean, var, center, *params)
+        scale, shift, *saved = native_passes._C.instance_meta_forward(self.pool, *self.net, mean, var, center, *params)
         return scale, shift, saved
 
     def backward(self, saved: Sequence[Tensor], params: Sequence, dscale: Tensor, dshift: Tensor) -> tuple:
-        dmean, dvar, *dparams = _C.instance_meta_backward(self.pool, *self.net, saved, *params, dscale, dshift)
+        dmean, dvar, *dparams = native_passes._C.instance_meta_backward(
+            self.pool, *self.net, saved, *params, dscale, dshift
+        )
         return dmean, dvar, dparams
 
 

@@ -4,20 +4,38 @@ Each pass reads and writes what it must, once, in either memory format. Planes w
 here: the mean is always subtracted first.
 """
 
+import importlib
+import warnings
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
-try:
-    from mmnorm import _C
-except ImportError:
-    # Not compiled, or for another PyTorch.
-    _C = None
+
+def _load() -> ModuleType | None:
+    try:
+        return importlib.import_module('mmnorm._C')
+    except ModuleNotFoundError:
+        return None
+    except ImportError as error:
+        warnings.warn(
+            f'mmnorm._C does not load, so layers on the CPU are slower than they need be: {error}. It was '
+            f'compiled for another PyTorch than {torch.__version__}; install mmnorm again, with --no-build-isolation.',
+            stacklevel=2,
+        )
+        return None
+
+
+_C = _load()
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor, bool]:
-    """See :func:`.reference.moments`. The variance is in the type of :func:`.reference.accumulation_dtype`."""
+    """See :func:`.reference.moments`.
+
+    The mean is in float64, the variance in the type of :func:`.reference.accumulation_dtype`.
+    """
     return *_C.moments(x), False
 
 
@@ -40,5 +58,7 @@ def input_gradient(
 
 def _like(center: Tensor, *others: Tensor) -> list[Tensor]:
     """All of them as the loops read them: contiguous, in the type of ``center``."""
-    return [t if t.dtype == center.dtype and t.is_contiguous() else t.to(center.dtype).contiguous()
-            for t in (center, *others)]
+    return [
+        t if t.dtype == center.dtype and t.is_contiguous() else t.to(center.dtype).contiguous()
+        for t in (center, *others)
+    ]

@@ -8,6 +8,7 @@ from helpers import assert_same, outputs_and_gradients, randomize
 from plain import exemplar_ratios, plain
 
 import mmnorm
+from mmnorm.ops import backend
 
 POOLS = [pool for size in range(1, 5) for pool in itertools.combinations(('IN', 'LN', 'BN', 'GN'), size)]
 SHAPES = {
@@ -18,6 +19,15 @@ SHAPES = {
     '1x1, one image': (1, 12, 1, 1),
 }
 OTHER_RANKS = [(1, (5, 12)), (1, (1, 12)), (1, (3, 12, 9)), (3, (2, 12, 2, 3, 4))]
+
+
+@pytest.fixture(params=['composed', 'native'], autouse=True)
+def _backend(request):
+    if request.param == 'native' and not backend.has_native():
+        pytest.skip('mmnorm._C is not compiled')
+    before = mmnorm.set_backend(request.param)
+    yield
+    mmnorm.set_backend(before)
 
 
 def check(layer, x, training):

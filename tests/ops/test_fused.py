@@ -52,7 +52,10 @@ def test_every_path_gives_the_reference(layer, training, memory_format, backend)
     layer.train(training)
     x = torch.randn(3, 8, 5, 7, dtype=torch.float64).to(memory_format=memory_format) + 0.3
     results, buffers = [], []
-    for name, path in (('reference', layer), ('composed', layer), ('composed', autograd_coefficients(layer))):
+    paths = [('reference', layer), ('composed', layer), ('composed', autograd_coefficients(layer))]
+    if fused.backend.has_native():
+        paths += [('native', layer), ('native', autograd_coefficients(layer))]
+    for name, path in paths:
         backend(name)
         path = copy.deepcopy(path)
         results.append(outputs_and_gradients(path, path, x))
@@ -280,9 +283,23 @@ def test_unusual_tensors():
 def test_backends(backend, monkeypatch):
     assert backend('reference') == 'auto'
     assert ops.get_backend() == 'reference'
-    with pytest.raises(ValueError, match="backend must be one of auto, reference, composed, triton, got 'cuda'"):
+    with pytest.raises(
+        ValueError, match="backend must be one of auto, reference, composed, native, triton, got 'cuda'"
+    ):
         backend('cuda')
     monkeypatch.setattr(fused.backend, 'has_triton', lambda: False)
     with pytest.raises(RuntimeError, match="needs the package triton, which is not installed; use 'auto'"):
         backend('triton')
+    monkeypatch.setattr(fused.backend.native_passes, '_C', None)
+    with pytest.raises(RuntimeError, match='needs the compiled module mmnorm._C, which is missing or does not load'):
+        backend('native')
     assert ops.get_backend() == 'reference'
+
+
+def test_without_the_compiled_loops(layer, backend, monkeypatch):
+    backend('auto')
+    x = torch.randn(2, 8, 3, 5, dtype=torch.float64)
+    expected = layer.eval()(x)
+    monkeypatch.setattr(fused.backend.native_passes, '_C', None)
+    assert fused.backend.passes(x) is fused.backend.composed
+    assert torch.allclose(layer(x), expected, rtol=1e-10, atol=1e-10)

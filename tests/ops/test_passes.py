@@ -1,9 +1,9 @@
-"""The composed passes, and the operators around them, against the reference in float64."""
+"""The passes for the CPU, and the operators around them, against the reference in float64."""
 
 import pytest
 import torch
 
-from mmnorm.ops import composed, reference
+from mmnorm.ops import backend, composed, native_passes, reference
 from mmnorm.ops.library import Operators
 from mmnorm.ops.reference import accumulation_dtype, coefficient_dtype
 
@@ -23,6 +23,13 @@ SHAPES = [
 CASES = [(shape, False) for shape in SHAPES] + [(shape, True) for shape in SHAPES if len(shape) > 3]
 
 
+# Widths around those of vectors and tiles, for loops of our own.
+NATIVE_SHAPES = [(2, 40, 3, 3), (1, 17, 70, 5), (3, 1040, 5, 3), (2, 2, 97, 101)]
+NATIVE_CASES = CASES + [(shape, last) for shape in NATIVE_SHAPES for last in (False, True)]
+
+needs_native = pytest.mark.skipif(not backend.has_native(), reason='mmnorm._C is not compiled')
+
+
 def make(shape, last=False, dtype=torch.float32, offset=0.0):
     x = (torch.randn(shape, dtype=torch.float64) * 2 + 0.5 + offset).to(dtype)
     return x.contiguous(memory_format=LAST[x.dim()]) if last else x
@@ -36,14 +43,17 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(composed, 'LONG_ROW', 60)
 
 
-def check(x, slack=1.0):
+def check(passes, x, slack=1.0):
     """Each pass within a few roundings, relative to what it sums, of the reference in float64."""
     precision = slack * torch.finfo(accumulation_dtype(x.dtype)).eps
     rounding = torch.finfo(x.dtype).eps
-    mean, var, large_offset = composed.moments(x)
+    mean, var, large_offset = passes.moments(x)
     exact_mean, exact_var, _ = reference.moments(x.double())
     assert mean.shape == var.shape == x.shape[:2]
-    assert mean.dtype in (accumulation_dtype(x.dtype), coefficient_dtype(x))
+    if passes is native_passes:
+        assert mean.dtype == torch.float64
+    else:
+        assert mean.dtype in (accumulation_dtype(x.dtype), coefficient_dtype(x))
     std = exact_var.sqrt()
     assert ((mean - exact_mean).abs() <= 4 * precision * (exact_mean.abs() + std)).all()
     # In units of mean^2 too, as the mean may be up to that limit times std without being subtracted first.
@@ -57,14 +67,14 @@ def check(x, slack=1.0):
     deviation = wide - reference._spread(wide_center, wide)
     unit = (reference._spread(exact_mean, wide).abs() * (not large_offset) + deviation.abs()) * precision * 8
 
-    y = composed.affine(x, center, scale, shift, large_offset)
+    y = passes.affine(x, center, scale, shift, large_offset)
     expected = reference.affine(wide, wide_center, scale, shift)
     scales, slopes = (reference._spread(t.abs(), wide) for t in (scale, slope))
     assert (
         (y - expected).abs() <= unit * scales + rounding * (expected.abs() + reference._spread(shift.abs(), wide))
     ).all()
 
-    dx = composed.input_gradient(dy, x, center, scale, slope, offset, large_offset)
+    dx = passes.input_gradient(dy, x, center, scale, slope, offset, large_offset)
     expected = reference.input_gradient(wide_dy, wide, wide_center, scale, slope, offset)
     largest = wide_dy.abs() * scales + deviation.abs() * slopes + reference._spread(offset.abs(), wide)
     assert ((dx - expected).abs() <= unit * slopes + 4 * rounding * largest).all()
@@ -72,7 +82,7 @@ def check(x, slack=1.0):
         assert out.dtype == x.dtype
         assert out.stride() == x.stride()
 
-    sums = composed.plane_sums(dy, x, center, large_offset)
+    sums = passes.plane_sums(dy, x, center, large_offset)
     expected = reference.plane_sums(wide_dy, wide, wide_center)
     terms = wide_dy.abs(), wide_dy.abs() * unit / precision
     for actual, exact, term in zip(sums, expected, terms, strict=True):
@@ -81,35 +91,75 @@ def check(x, slack=1.0):
         assert ((actual - exact).abs() <= 8 * precision * total).all()
 
     # The same bits again.
-    again = composed.moments(x)[:2] + composed.plane_sums(dy, x, center, large_offset)
+    again = passes.moments(x)[:2] + passes.plane_sums(dy, x, center, large_offset)
     assert all(torch.equal(a, b) for a, b in zip((mean, var, *sums), again, strict=True))
 
 
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
 @pytest.mark.parametrize(('shape', 'last'), CASES)
 def test_composed(shape, last, dtype):
-    check(make(shape, last, dtype))
+    check(composed, make(shape, last, dtype))
 
 
 @pytest.mark.usefixtures('small_chunks')
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
 @pytest.mark.parametrize(('shape', 'last'), CASES)
 def test_composed_in_chunks(shape, last, dtype):
-    check(make(shape, last, dtype))
+    check(composed, make(shape, last, dtype))
 
 
-@pytest.mark.parametrize('chunks', [False, True])
+@needs_native
+@pytest.mark.parametrize('dtype', native_passes.DTYPES, ids=str)
+@pytest.mark.parametrize(('shape', 'last'), NATIVE_CASES)
+def test_native(shape, last, dtype):
+    check(native_passes, make(shape, last, dtype))
+
+
+@needs_native
 @pytest.mark.parametrize('last', [False, True])
-def test_large_offset(last, chunks, request):
-    if chunks:
+def test_native_does_not_depend_on_threads(last):
+    x, dy = make((5, 24, 41, 37), last), make((5, 24, 41, 37), last)
+    center = x.mean((2, 3))
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(native_passes.moments(x)[:2] + native_passes.plane_sums(dy, x, center))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@needs_native
+@pytest.mark.parametrize('last', [False, True])
+@pytest.mark.parametrize('dtype', native_passes.DTYPES, ids=str)
+def test_native_keeps_what_is_not_finite_in_its_plane(dtype, last):
+    x = make((2, 20, 6, 7), last, dtype)
+    x[0, 3, 2, 2], x[1, 17, 5, 6] = torch.nan, torch.inf
+    mean, var, _ = native_passes.moments(x)
+    expected = torch.zeros(2, 20, dtype=torch.bool)
+    expected[0, 3] = expected[1, 17] = True
+    assert torch.equal(~var.isfinite(), expected)
+    y = native_passes.affine(x, *torch.zeros(3, 2, 20, dtype=var.dtype).add_(1))
+    assert torch.equal(~y.isfinite(), ~x.isfinite())
+    assert torch.equal(y.isnan(), x.isnan())
+
+
+@pytest.mark.parametrize('path', ['composed', 'chunks', pytest.param('native', marks=needs_native)])
+@pytest.mark.parametrize('last', [False, True])
+def test_large_offset(last, path, request):
+    passes = native_passes if path == 'native' else composed
+    if path == 'chunks':
         request.getfixturevalue('small_chunks')
     x = make((3, 7, 33, 31), last, offset=1e4)
     # One plane without an offset, one that is constant, one of zeros.
     x[1, 2] -= 1e4
     x[0, 1], x[2, 3] = 1e4, 0
-    mean, var, large_offset = composed.moments(x)
+    mean, var, large_offset = passes.moments(x)
     exact_mean, exact_var, _ = reference.moments(x.double())
-    assert large_offset
+    assert large_offset == (passes is composed)
     assert mean.dtype == torch.float64
     assert ((mean - exact_mean).abs() <= 1e-6 * exact_var.sqrt().clamp(min=1e-3)).all()
     assert ((var - exact_var).abs() <= 1e-5 * exact_var).all()
@@ -118,13 +168,13 @@ def test_large_offset(last, chunks, request):
     deviation = x.double() - center.double()[..., None, None]
     dy = torch.randn_like(x)
     scale, shift = torch.randn(2, 3, 7, dtype=torch.float64)
-    y = composed.affine(x, center, scale, shift, large_offset)
+    y = passes.affine(x, center, scale, shift, large_offset)
     expected = deviation * scale[..., None, None] + shift[..., None, None]
     assert ((y - expected).abs() <= 1e-6 * (1 + expected.abs())).all()
-    total, product_total = composed.plane_sums(dy, x, center, large_offset)
+    total, product_total = passes.plane_sums(dy, x, center, large_offset)
     exact = (dy.double() * deviation).sum((2, 3))
     assert ((product_total - exact).abs() <= 1e-6 * (dy.double() * deviation).abs().sum((2, 3))).all()
-    dx = composed.input_gradient(dy, x, center, scale, scale, shift, large_offset)
+    dx = passes.input_gradient(dy, x, center, scale, scale, shift, large_offset)
     expected = dy * scale[..., None, None] + deviation * scale[..., None, None] + shift[..., None, None]
     assert ((dx - expected).abs() <= 2e-6 * (1 + expected.abs() + deviation.abs())).all()
 
