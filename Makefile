@@ -1,6 +1,8 @@
 # make demo: watch DeepLab with EN learn.  make test: all tests.  Both build .venv first, once.
 
 PYTHON ?= python3.11
+# Tests that run at a time, each with one thread.
+WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -10,7 +12,7 @@ demo: env
 	$(BIN)/python tools/demo.py
 
 test: env lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: env
 	$(BIN)/ruff check .
