@@ -147,6 +147,7 @@ def build_converted(model_type: Any, norm: Mapping, norm_scope: Sequence[str] = 
         if conversion.name in fresh:
             # Gamma 1 and beta 0 say nothing; the layer starts as it does where a norm_cfg names it.
             network.get_submodule(conversion.name).reset_parameters()
+    _start_averages(network)
     _stop_folding(network)
     apply_norm_eval(network)
     _log(str(report))
@@ -178,8 +179,26 @@ def _is_fresh(module: nn.Module) -> bool:
     return all(tensor is None or tensor.is_meta or bool((tensor == start).all()) for start, tensor in tensors)
 
 
+def _start_averages(network: nn.Module) -> None:
+    """Let moving averages inside a model (BYOL's target, MoCo's key encoder) start as the layers that they average.
+
+    They were copies when the model was made; the new layers drew random numbers of their own.
+    """
+    from mmengine.model import BaseAveragedModel
+
+    averages = [module for module in network.modules() if isinstance(module, BaseAveragedModel)]
+    inside = {module for average in averages for module in average.modules()}
+    sources = [module for module in network.modules() if isinstance(module, LearnedNorm) and module not in inside]
+    for average in averages:
+        norms = [module for module in average.modules() if isinstance(module, LearnedNorm)]
+        # What is not averaged, a head's predictor, comes behind.
+        for norm, source in zip(norms, sources):
+            if repr(norm) == repr(source):
+                norm.load_state_dict(source.state_dict())
+
+
 def _stop_folding(network: nn.Module) -> None:
-    """Keep mmcv's ConvModules from computing the convolution and an eval-mode norm as one, as they can for BatchNorm."""
+    """Keep ConvModules of mmcv from computing convolution and eval-mode norm as one, as they can for BatchNorm."""
     for module in network.modules():
         if hasattr(module, 'turn_on_efficient_conv_bn_eval') and isinstance(module.norm, LearnedNorm):
             module.turn_on_efficient_conv_bn_eval(False)
@@ -191,7 +210,8 @@ def _with_torch_sync_bn(node: Any) -> Any:
         changed = {key: _with_torch_sync_bn(value) for key, value in node.items()}
         if changed.get('type') == 'MMSyncBN':
             changed['type'] = 'SyncBN'
-            changed.pop('stats_mode', None)
+            for key in ('group', 'stats_mode'):
+                changed.pop(key, None)
         return type(node)(changed)
     if isinstance(node, list | tuple):
         return type(node)(_with_torch_sync_bn(child) for child in node)

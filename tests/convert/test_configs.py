@@ -398,6 +398,43 @@ def test_below_another_model():
     assert len(norms_of(ema)) == NUM_NORMS
 
 
+@pytest.mark.parametrize(
+    ('config', 'source', 'average'),
+    [
+        ('byol/byol_resnet50_16xb256-coslr-200e_in1k', ('backbone', 'neck'), 'target_net'),
+        ('mocov2/mocov2_resnet50_8xb32-coslr-200e_in1k', ('backbone', 'neck'), 'encoder_k'),
+    ],
+)
+def test_averages_inside_a_model_start_as_what_they_average(config, source, average):
+    cfg = get_config(f'mmpretrain::{config}.py')
+    importlib.import_module('mmpretrain')
+    init_default_scope('mmpretrain')
+    cfg.model.backbone.base_channels = 8
+    cfg.model.neck.in_channels = 256
+    model = converted(cfg, 'ILM')
+    norms = [norm for name in source for norm in norms_of(getattr(model, name)).values()]
+    averages = list(norms_of(getattr(model, average)).values())
+    assert len(norms) == len(averages) > 50
+    for norm, copy in zip(norms, averages, strict=True):
+        assert norm is not copy
+        for name, value in norm.state_dict().items():
+            assert torch.equal(value, copy.state_dict()[name])
+        assert not any(parameter.requires_grad for parameter in copy.parameters())
+
+
+def test_inference_of_the_codebase():
+    """mmseg's init_model sets keys of the model that it expects to be there."""
+    from mmseg.apis import init_model
+
+    cfg = segmentor()
+    cfg.default_scope = 'mmseg'
+    set_norm(cfg, dict(type='EN'))
+    model = init_model(cfg, device='cpu')
+    assert type(model) is mmseg.models.EncoderDecoder
+    assert not model.training
+    assert len(norms_of(model)) == NUM_NORMS
+
+
 def test_teacher_and_student():
     cfg = get_config('mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py')
     importlib.import_module('mmdet')
