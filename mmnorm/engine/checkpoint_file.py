@@ -108,8 +108,11 @@ def _read(path: str, where: str) -> Mapping | None:
             raise UsageError(f'checkpoint is truncated: {where}: {error}. {remedy}') from None
         # It needs more than weights_only allows; mmengine may know what to do with it.
         return None
+    except EOFError:
+        raise UsageError(f'checkpoint is truncated: {where}, of {osp.getsize(path)} bytes. {remedy}') from None
     except Exception as error:
-        raise UsageError(f'checkpoint cannot be read: {where}: {str(error).splitlines()[0]} {remedy}') from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UsageError(f'checkpoint cannot be read: {where}: {reason} {remedy}') from None
     if not isinstance(checkpoint, Mapping):
         raise UsageError(f'no weights in {where}: expected a dict, got a {type(checkpoint).__name__}.')
     return checkpoint

@@ -147,6 +147,9 @@ def test_with_batch_average(tmp_path):
 
 def test_other_loaders_are_left_alone(tmp_path):
     class Stream(IterableDataset):
+        def __len__(self):
+            return 6
+
         def __iter__(self):
             yield from (torch.randn(3, 4, 4) for _ in range(6))
 

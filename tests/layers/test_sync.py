@@ -7,25 +7,29 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from helpers import outputs_and_gradients, randomize
+from torch import nn
 
 import mmnorm
 
 
-def worker(rank, sizes, store, layer, x, dy, results):
+def worker(rank, sizes, store, layer, x, dy, results, wrap):
     dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=len(sizes))
     torch.set_num_threads(1)
     part = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
     mine = x[part].clone().requires_grad_()
-    y = layer(mine)
+    network = nn.parallel.DistributedDataParallel(layer, broadcast_buffers=False) if wrap else layer
+    y = network(mine)
     y.backward(dy[part])
     gradients = {name: p.grad for name, p in layer.named_parameters()}
     results[rank] = y.detach(), mine.grad, gradients, dict(layer.named_buffers())
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize('sizes', [(2, 2), (3, 1), (4, 0)], ids=str)
+@pytest.mark.parametrize(
+    ('sizes', 'wrap'), [((2, 2), False), ((3, 1), False), ((4, 0), False), ((3, 1), True)], ids=str
+)
 @pytest.mark.parametrize('cls', [mmnorm.SwitchableNorm2d, mmnorm.ExemplarNorm2d])
-def test_two_processes_equal_the_whole_batch(cls, sizes, tmp_path):
+def test_two_processes_equal_the_whole_batch(cls, sizes, wrap, tmp_path):
     layer = randomize(cls(6, sync=True).double())
     x = torch.randn(4, 6, 5, 3, dtype=torch.float64)
     whole = copy.deepcopy(layer)
@@ -34,13 +38,14 @@ def test_two_processes_equal_the_whole_batch(cls, sizes, tmp_path):
     with mp.Manager() as manager:
         results = manager.dict()
         mp.start_processes(
-            worker, args=(sizes, tmp_path / 'store', layer, x, dy, results), nprocs=2, start_method='fork'
+            worker, args=(sizes, tmp_path / 'store', layer, x, dy, results, wrap), nprocs=2, start_method='fork'
         )
         outputs, input_gradients, gradients, buffers = zip(*(results[rank] for rank in range(2)))
     torch.testing.assert_close(torch.cat(outputs), expected['output'], rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(torch.cat(input_gradients), expected['input'], rtol=1e-10, atol=1e-10)
     for name in dict(layer.named_parameters()):
-        total = gradients[0][name] + gradients[1][name]
+        # DistributedDataParallel leaves the mean over processes, in each.
+        total = gradients[0][name] * 2 if wrap else gradients[0][name] + gradients[1][name]
         torch.testing.assert_close(total, expected[name], rtol=1e-10, atol=1e-10)
     for mine in buffers:
         for name, value in whole.named_buffers():

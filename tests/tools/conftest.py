@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import subprocess
 import sys
@@ -35,5 +36,26 @@ def tool():
         )
         assert done.returncode == status, done.stdout[-4000:]
         return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def refuse(capsys, monkeypatch):
+    """Run a tool's main in this process; it has to refuse. Returns what it says."""
+
+    def run(name, *arguments):
+        spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / f'tools/{name}.py')
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            module.launch.run(module.main)
+        assert stopped.value.code == 2
+        message = capsys.readouterr().err
+        assert message.startswith('error: ')
+        assert 'Traceback' not in message
+        return message
 
     return run

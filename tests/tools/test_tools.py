@@ -1,8 +1,6 @@
 """tools/train.py and tools/test.py: the codebases they serve, several processes, and what they say when things miss."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,27 +14,6 @@ SHORT = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'default_hooks.che
 def data_root(digits):
     root = digits / 'ade/ADEChallengeData2016'
     return [f'{loader}_dataloader.dataset.data_root={root}' for loader in ('train', 'val', 'test')]
-
-
-@pytest.fixture
-def refuse(capsys, monkeypatch):
-    """Run a tool's main in this process; it has to refuse. Returns what it says."""
-
-    def run(name, *arguments):
-        spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / f'tools/{name}.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.chdir(ROOT)
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            module.launch.run(module.main)
-        assert stopped.value.code == 2
-        message = capsys.readouterr().err
-        assert message.startswith('error: ')
-        assert 'Traceback' not in message
-        return message
-
-    return run
 
 
 def test_classification_config_of_mmpretrain(digits, tool, tmp_path):

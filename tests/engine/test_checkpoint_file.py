@@ -1,0 +1,191 @@
+"""Checkpoints that are damaged, foreign or incomplete are refused with a reason; whole ones are written, or none."""
+
+import os
+from collections import OrderedDict
+
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.fileio import get_file_backend
+from mmengine.registry import MODELS
+
+import mmnorm
+from mmnorm.engine.checkpoint_file import check_weights, latest_checkpoint
+from mmnorm.engine.defaults import add_training_defaults
+from mmnorm.engine.errors import UsageError
+
+
+@MODELS.register_module(name='CheckpointTestNet')
+class Net(torch.nn.Module):
+    def __init__(self, channels=4):
+        super().__init__()
+        self.backbone = torch.nn.Sequential(torch.nn.Conv2d(3, channels, 1), mmnorm.ExemplarNorm2d(channels))
+        self.head = torch.nn.Linear(channels, 2)
+
+
+MODEL = ConfigDict(type='CheckpointTestNet')
+
+
+def full(channels=4, **more):
+    meta = dict(epoch=1, iter=5, seed=3)
+    return dict(state_dict=Net(channels).state_dict(), meta=meta, message_hub={}, optimizer={}, **more)
+
+
+@pytest.fixture
+def refusal(tmp_path):
+    def check(content, resume=False):
+        path = tmp_path / 'c.pth'
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            torch.save(content, path)
+        before = path.read_bytes()
+        with pytest.raises(UsageError) as raised:
+            check_weights(MODEL, str(path), 'load_from', resume)
+        assert path.read_bytes() == before
+        assert str(path) in str(raised.value)
+        return str(raised.value)
+
+    return check
+
+
+def saved(content, path, **kwargs):
+    torch.save(content, path, **kwargs)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+@pytest.mark.parametrize('part', [0.02, 0.5, 0.999])
+def test_truncated(refusal, tmp_path, part, legacy):
+    whole = saved(full(), tmp_path / 'whole.pth', _use_new_zipfile_serialization=not legacy)
+    message = refusal(whole[: int(part * len(whole))])
+    assert 'checkpoint is truncated' in message or (legacy and 'cannot be read' in message)
+
+
+def test_no_checkpoint_at_all(refusal):
+    assert 'checkpoint is empty' in refusal(b'')
+    assert 'was not written by torch.save' in refusal(b'<html>404</html>')
+    assert 'expected a dict, got a list' in refusal([torch.zeros(1)])
+    assert 'no weights in' in refusal(dict(meta=dict(epoch=1)))
+    assert 'it has meta, state_dict' in refusal(dict(meta={}, state_dict={}))
+
+
+def test_foreign(refusal):
+    message = refusal(dict(state_dict={'stem.weight': torch.zeros(1)}))
+    assert 'of another model: none of its 1 weights' in message
+    assert 'It has stem.weight; the model has backbone.0.weight, backbone.0.bias, backbone.1.weight, ...' in message
+    message = refusal(Net().backbone.state_dict())
+    assert 'They fit its backbone' in message
+    assert 'model.backbone.init_cfg.checkpoint=' in message
+
+
+def test_not_to_resume_from(refusal):
+    message = refusal(dict(state_dict=Net().state_dict(), meta=dict(epoch=1)), resume=True)
+    assert 'it has no meta.iter, message_hub, optimizer' in message
+    assert 'load_from=PATH' in message
+    assert 'have another shape: backbone.0.weight has (8, 3, 1, 1), the model (4, 3, 1, 1)' in refusal(
+        full(channels=8), resume=True
+    )
+    content = full()
+    del content['state_dict']['head.bias']
+    assert 'lacks 1 of' in refusal(content, resume=True)
+
+
+def test_accepted(tmp_path):
+    path = tmp_path / 'c.pth'
+    contents = [
+        full(),
+        Net().state_dict(),
+        OrderedDict((f'module.{name}', value) for name, value in Net().state_dict().items()),
+        dict(state_dict={'head.weight': torch.zeros(9, 9), 'other': torch.zeros(1)}),
+    ]
+    for content in contents:
+        torch.save(content, path)
+        assert check_weights(MODEL, str(path), 'load_from') is not None
+    torch.save(full(), path, _use_new_zipfile_serialization=False)
+    assert check_weights(MODEL, str(path), 'load_from', resume=True)['meta']['seed'] == 3
+    # It takes more than weights_only, so it is left to mmengine.
+    torch.save(full(extra=Net()), path)
+    assert check_weights(MODEL, str(path), 'load_from') is None
+    assert check_weights(MODEL, 'https://nowhere/c.pth', 'load_from') is None
+    # A model that can't be built just for that.
+    torch.save(full(), path)
+    assert check_weights(ConfigDict(type='NoSuchModel'), str(path), 'load_from') is not None
+
+
+def test_latest(tmp_path):
+    assert latest_checkpoint(str(tmp_path)) is None
+    for name in ('iter_2', 'iter_10', 'best_mIoU_iter_12'):
+        torch.save(full(), tmp_path / f'{name}.pth')
+    (tmp_path / 'iter_14.pth').write_bytes((tmp_path / 'iter_10.pth').read_bytes()[:-9])
+    note = tmp_path / 'last_checkpoint'
+    newest = str(tmp_path / 'iter_10.pth')
+    assert latest_checkpoint(str(tmp_path)) == newest
+    note.write_text('')
+    assert latest_checkpoint(str(tmp_path)) == newest
+    note.write_text(f'{tmp_path}/iter_2.pth')
+    assert latest_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_2.pth')
+    note.write_text('/where/it/was/before/iter_2.pth')
+    assert latest_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_2.pth')
+    note.write_text('/gone/iter_4.pth')
+    assert latest_checkpoint(str(tmp_path)) == '/gone/iter_4.pth', 'the caller says that it is missing'
+
+
+def test_atomic_backend(tmp_path, monkeypatch):
+    backend = get_file_backend(str(tmp_path), backend_args=dict(backend='atomic'))
+    path, old = tmp_path / 'new' / 'iter_4.pth', tmp_path / 'iter_2.pth'
+    old.write_bytes(b'old')
+    get_file_backend(str(tmp_path), backend_args=dict(backend='atomic')).remove(str(old))
+    assert old.exists(), 'until the next one is complete'
+    backend.put(b'whole', str(path))
+    assert path.read_bytes() == b'whole'
+    assert not old.exists()
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, 'fsync', kill)
+    with pytest.raises(KeyboardInterrupt):
+        backend.put(b'half', str(path))
+    assert path.read_bytes() == b'whole'
+    with pytest.raises(FileNotFoundError):
+        backend.remove(str(old))
+
+
+def config(**more):
+    return Config(
+        dict(
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            default_hooks=dict(checkpoint=dict(type='CheckpointHook')),
+            **more,
+        )
+    )
+
+
+def test_defaults():
+    cfg = config()
+    add_training_defaults(cfg)
+    assert [hook.type for hook in cfg.custom_hooks] == ['NormEvalHook', 'ExactResumeHook']
+    assert cfg.optim_wrapper.constructor == 'LearnedNormOptimWrapperConstructor'
+    assert cfg.default_hooks.checkpoint.backend_args == dict(backend='atomic')
+    assert cfg.custom_imports.imports == ['mmnorm']
+    again = Config.fromstring(cfg.dump(), '.py')
+    add_training_defaults(again)
+    assert again.to_dict() == cfg.to_dict(), 'once, also from the dumped config'
+
+
+def test_what_a_config_says_itself_stays():
+    cfg = config(
+        custom_hooks=[dict(type='NumClassCheckHook'), dict(type='NormEvalHook')],
+        custom_imports=dict(imports=['other'], allow_failed_imports=True),
+    )
+    cfg.optim_wrapper.constructor = 'LearningRateDecayOptimWrapperConstructor'
+    cfg.default_hooks.checkpoint.out_dir = 's3://bucket'
+    add_training_defaults(cfg)
+    assert [hook.type for hook in cfg.custom_hooks] == ['NumClassCheckHook', 'NormEvalHook', 'ExactResumeHook']
+    assert cfg.custom_imports == dict(imports=['other', 'mmnorm'], allow_failed_imports=True)
+    assert cfg.optim_wrapper.constructor == 'LearningRateDecayOptimWrapperConstructor'
+    assert 'backend_args' not in cfg.default_hooks.checkpoint
+    several = Config(dict(optim_wrapper=dict(constructor='Many', generator={}, discriminator={})))
+    add_training_defaults(several)
+    assert several.optim_wrapper.constructor == 'Many'
