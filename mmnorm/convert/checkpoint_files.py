@@ -54,13 +54,13 @@ def _tensors_and_logs():
         return nullcontext()
     core = np._core if hasattr(np, '_core') else np.core
     arrays = [core.multiarray._reconstruct, core.multiarray.scalar, np.ndarray, np.dtype]
-    dtypes = [type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64, np.uint32)]
+    dtypes = [type(np.dtype(kind)) for kind in (np.bool_, np.uint8, np.int32, np.int64, np.float32, np.float64)]
     # HistoryBuffer refers to its own methods, by getattr; what it returns is not called on reading.
     return torch.serialization.safe_globals([getattr, slice, HistoryBuffer, *arrays, *dtypes])
 
 
 def _explain(path: str, error: Exception) -> str:
-    blocked = re.search(r'GLOBAL ([\w.]+)', str(error))
+    blocked = re.search(r'(?:GLOBAL|Unsupported class) ([\w.]+)', str(error))
     if blocked is None:
         reason = str(error).strip().split('\n')[0][:200] or type(error).__name__
         return f'{path} cannot be read: it is truncated, or no PyTorch checkpoint ({reason}). Fetch or save it again.'

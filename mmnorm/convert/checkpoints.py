@@ -38,9 +38,9 @@ class CheckpointReport:
         Args:
             every: Name every entry; else only three examples of each fate. Unmatched ones are always named.
         """
-        renamed = [f'{old} -> {new}' for old, new in self.renamed.items()]
+        converted = [f'{old} -> {new}' for old, new in self.renamed.items()]
         lines = []
-        for title, items in dict(kept=self.kept, renamed=renamed, added=self.added).items():
+        for title, items in dict(kept=self.kept, converted=converted, added=self.added).items():
             lines.append(f'{title:10}{len(items):5}  {_enumerate(items, every)}'.rstrip())
         # Nothing is left out in silence.
         lines.append(f'{"dropped":10}{len(self.dropped):5}')

@@ -4,8 +4,6 @@ import logging
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from torch import nn
 
@@ -25,18 +23,6 @@ def describe(state: ForeignState, kind: str, kept: list[str], dropped: list[str]
 
 # What the layers below a module have to say about the load that it is in, and the mark of that load.
 _pending: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-_muted = False
-
-
-@contextmanager
-def mute_summary() -> Iterator[None]:
-    """Say nothing about what loads in this context lose; for callers that report it themselves."""
-    global _muted
-    before, _muted = _muted, True
-    try:
-        yield
-    finally:
-        _muted = before
 
 
 def add_to_summary(clause: str, missing_keys: list[str]) -> None:
@@ -46,7 +32,7 @@ def add_to_summary(clause: str, missing_keys: list[str]) -> None:
         clause: What was lost, without the number.
         missing_keys: The list that ``load_state_dict`` handed to the layer. All layers of one load share it.
     """
-    if _muted or not clause:
+    if not clause:
         return
     top = _loading_module(missing_keys)
     if top is None:

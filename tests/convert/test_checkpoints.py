@@ -1,10 +1,12 @@
 """BatchNorm's checkpoints in whole networks of OpenMMLab, and ours back in BatchNorm's."""
 
 import copy
+import logging
 
 import pytest
 import torch
 from helpers import randomize
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import nn
@@ -21,6 +23,13 @@ def resnet(norm_cfg):
     from mmpretrain.models import ResNet
 
     return ResNet(depth=50, norm_cfg=norm_cfg, norm_eval=False).double()
+
+
+def resnet18(norm_cfg, init_cfg=None):
+    init_default_scope('mmpretrain')
+    from mmpretrain.models import ResNet
+
+    return ResNet(depth=18, norm_cfg=norm_cfg, init_cfg=init_cfg)
 
 
 def deeplab(norm_cfg):
@@ -127,6 +136,28 @@ def test_round_trip_of_batch_norm_gives_the_same_bits(bn_models):
     assert all(value.equal(plain[key]) for key, value in bn_model.state_dict().items())
     assert report.dropped.keys() == own.keys() - plain.keys()
     assert len(report.kept) + len(report.renamed) == len(plain)
+
+
+@pytest.mark.parametrize('norm_type', ['SN', 'EN', 'ILM'])
+def test_pretrained_backbone_by_init_cfg(norm_type, tmp_path):
+    source = trained(resnet18(dict(type='BN')))
+    state_dict = {f'backbone.{key}': value for key, value in source.state_dict().items()}
+    torch.save({'state_dict': {**state_dict, 'head.fc.weight': torch.ones(1)}}, tmp_path / 'classifier.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'classifier.pth'), prefix='backbone.')
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    model = resnet18(dict(type=norm_type), init_cfg)
+    model.init_weights()
+    logger.removeHandler(handler)
+    norm = getattr(model.layer1[0], 'gn1' if norm_type == 'ILM' else 'bn1')
+    expected = source.layer1[0].bn1.weight - (0.5 if norm_type == 'ILM' else 0)
+    assert norm.weight.equal(expected.expand_as(norm.weight))
+    said = [line for line in lines if 'took weights' in line or 'match' in line]
+    lost = 'mmnorm: 20 InstanceMetaNorm2d took weights of BN without its running statistics'
+    assert said == ([lost] if norm_type == 'ILM' else [])
 
 
 class Net(nn.Module):

@@ -12,7 +12,6 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 import mmnorm
-from mmnorm.layers.load_summary import mute_summary
 from mmnorm.layers.state_dict import merge_affine, split_affine
 
 
@@ -271,14 +270,6 @@ def test_without_mmengine_the_summary_goes_to_logging(monkeypatch, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         'mmnorm: 1 InstanceMetaNorm2d took weights of BN without its running statistics'
     ]
-
-
-def test_muted_summary(log):
-    with mute_summary():
-        ILM(8).load_state_dict(nn.BatchNorm2d(8).state_dict())
-    assert log == []
-    ILM(8).load_state_dict(nn.BatchNorm2d(8).state_dict())
-    assert len(log) == 1
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
