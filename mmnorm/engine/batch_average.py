@@ -106,8 +106,8 @@ def update_bn_stats(
     if isinstance(num_iters, bool) or not isinstance(num_iters, int) or num_iters <= 0:
         raise ValueError(f'num_iters must be a positive integer, got {num_iters!r}')
     distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    model = _unwrap(model)
-    with preserve_randomness(), _restored(model):
+    model = unwrap(model)
+    with preserve_randomness(), restored(model):
         if not model.training:
             model.train()
         layers = {name: module for name, module in model.named_modules() if _has_statistics(module)}
@@ -163,7 +163,7 @@ def run_batch(model: nn.Module, batch: Any) -> Any:
     inputs = batch[0] if isinstance(batch, list | tuple) else batch
     if not isinstance(inputs, Tensor):
         raise TypeError(
-            f'update_bn_stats does not know how to run a batch of type {type(batch).__name__}; say it: '
+            f'not known how to run a batch of type {type(batch).__name__}; say it: '
             f'forward=lambda model, batch: model(...)'
         )
     return model(inputs.to(device))
@@ -178,7 +178,8 @@ def _has_statistics(module: nn.Module) -> bool:
     )
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside of a wrapper for distributed training."""
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
         return model.module
     try:
@@ -189,7 +190,7 @@ def _unwrap(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
+def restored(model: nn.Module) -> Iterator[None]:
     """Modes and buffers are afterwards as before."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -210,7 +211,7 @@ def _run(model, layers, populations, batches, num_iters: int, forward: Callable,
     ]
     used = 0
     try:
-        for batch in _with_progress(batches, num_iters, progress):
+        for batch in with_progress(batches, 'BN statistics', num_iters, progress):
             forward(model, batch)
             used += 1
     finally:
@@ -219,14 +220,15 @@ def _run(model, layers, populations, batches, num_iters: int, forward: Callable,
     return used
 
 
-def _with_progress(batches: Iterator, total: int, progress: bool) -> Iterator:
+def with_progress(batches: Iterator, title: str, total: int | None, progress: bool = True) -> Iterator:
+    """Show a progress bar (in the first process, where rich is installed)."""
     if not progress or (dist.is_available() and dist.is_initialized() and dist.get_rank() != 0):
         return batches
     try:
         from rich.progress import track
     except ImportError:
         return batches
-    return track(batches, 'BN statistics', total=total)
+    return track(batches, title, total=total)
 
 
 def _check(populations: dict[str, _Population]) -> None:

@@ -36,7 +36,6 @@ class BatchAverageHook(Hook):
         if isinstance(num_iters, bool) or not isinstance(num_iters, int) or num_iters <= 0:
             raise ValueError(f'num_iters must be a positive integer, got {num_iters!r}')
         self.num_iters = num_iters
-        self._loader: DataLoader | None = None
         # Whether the weights have changed since the last time.
         self._outdated = False
 
@@ -67,8 +66,8 @@ class BatchAverageHook(Hook):
         self._average(runner)
 
     def after_train(self, runner) -> None:
-        """Let go of the loader."""
-        self._loader, self._outdated = None, False
+        """What is evaluated after training is none of the hook's business."""
+        self._outdated = False
 
     @staticmethod
     def _checkpoint_hooks(runner, by_epoch: bool) -> list[CheckpointHook]:
@@ -78,15 +77,12 @@ class BatchAverageHook(Hook):
         if not self._outdated:
             return
         self._outdated = False
-        if self._loader is None:
-            self._loader = self._build_loader(runner)
-        # Different batches each time, but the same whether the run was resumed or not.
-        self._loader.batch_sampler.sampler.set_epoch(runner.iter)
-        num_iters = min(self.num_iters, len(self._loader))
+        loader = self._build_loader(runner)
+        num_iters = min(self.num_iters, len(loader))
         runner.logger.info(f'Batch average over {num_iters} training batches')
         with preserve_randomness():
             seed_everything(_BATCH_AVERAGE, runner.seed, get_rank(), runner.iter)
-            update_bn_stats(runner.model, self._loader, num_iters, forward=_forward_of(runner))
+            update_bn_stats(runner.model, loader, num_iters, forward=_forward_of(runner))
 
     @staticmethod
     def _build_loader(runner) -> DataLoader:
@@ -94,6 +90,9 @@ class BatchAverageHook(Hook):
         train, cfg = runner.train_dataloader, runner.cfg.get('train_dataloader')
         cfg = cfg if isinstance(cfg, dict) else {}
         sampler = DefaultSampler(train.dataset, shuffle=True, seed=runner.seed)
+        # Other batches each time, but the same whether the run was resumed or not. Hence a new sampler each time: one
+        # that groups images would begin with what the last time left over.
+        sampler.set_epoch(runner.iter)
         batch_size = train.batch_size or train.batch_sampler.batch_size
         if cfg.get('batch_sampler'):
             defaults = dict(sampler=sampler, batch_size=batch_size)

@@ -39,7 +39,7 @@ def check_weights(model: Mapping, path: str, source: str, resume: bool = False) 
     if not is_local(path):
         return None
     where = f'{osp.abspath(path)} (from {source})'
-    checkpoint = _read(path, where)
+    checkpoint = _read(path, where, trusted=resume)
     if checkpoint is None:
         return None
     weights = checkpoint.get('state_dict', checkpoint)
@@ -88,7 +88,7 @@ def latest_checkpoint(work_dir: str) -> str | None:
     return max(map(str, complete), key=lambda path: int(Path(path).stem.split('_')[1]), default=None)
 
 
-def _read(path: str, where: str) -> Mapping | None:
+def _read(path: str, where: str, trusted: bool) -> Mapping | None:
     remedy = 'Give one that is whole, e.g. the one saved before it.'
     with open(path, 'rb') as file:
         head = file.read(4)
@@ -102,12 +102,14 @@ def _read(path: str, where: str) -> Mapping | None:
     if not is_zip and head[:1] != b'\x80':
         raise UsageError(f'not a checkpoint: {where} was not written by torch.save.')
     try:
-        checkpoint = _load(path, mmap=is_zip)
-    except UnpicklingError as error:
-        if 'truncated' in str(error):
-            raise UsageError(f'checkpoint is truncated: {where}: {error}. {remedy}') from None
-        # It needs more than weights_only allows; mmengine may know what to do with it.
-        return None
+        try:
+            checkpoint = _load(path, mmap=is_zip)
+        except UnpicklingError:
+            # It needs more than weights_only allows here; mmengine may know what to do with it. What a run of one's own
+            # has written, mmengine unpickles in any case.
+            if not trusted:
+                return None
+            checkpoint = _load(path, mmap=is_zip, weights_only=False)
     except EOFError:
         raise UsageError(f'checkpoint is truncated: {where}, of {osp.getsize(path)} bytes. {remedy}') from None
     except Exception as error:
@@ -118,8 +120,8 @@ def _read(path: str, where: str) -> Mapping | None:
     return checkpoint
 
 
-def _load(path: str, mmap: bool):
-    options = dict(map_location='cpu', mmap=mmap or None, weights_only=True)
+def _load(path: str, mmap: bool, weights_only: bool = True):
+    options = dict(map_location='cpu', mmap=mmap or None, weights_only=weights_only)
     # mmengine's own checkpoints hold the history of what was logged, and numpy numbers.
     safe_globals = getattr(torch.serialization, 'safe_globals', None)
     allowed = getattr(mmengine_checkpoint, 'get_torch_safe_globals', None)

@@ -3,6 +3,7 @@
 import copy
 import logging
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 import mmnorm
 from mmnorm import update_bn_stats
@@ -305,6 +306,36 @@ def test_hook(by_epoch, tmp_path):
     assert plain.norm.running_mean.max() < 6
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, plain.get_parameter(name)), f'{name}: training was disturbed'
+
+
+def test_hook_groups_images_as_training_does():
+    class Grouping(BatchSampler):
+        """Keeps what is left over, as mmdet's AspectRatioBatchSampler does when it isn't exhausted."""
+
+        left = ()
+
+        def __iter__(self):
+            for index in self.sampler:
+                self.left = (*self.left, index)
+                if len(self.left) == self.batch_size:
+                    yield list(self.left)
+                    self.left = ()
+
+    train = DataLoader(Points(), batch_size=5)
+    cfg = dict(train_dataloader=dict(batch_sampler=dict(type=Grouping, drop_last=False)))
+    runner = SimpleNamespace(train_dataloader=train, cfg=cfg, seed=5, iter=3)
+    hook = HOOKS.build(dict(type='BatchAverageHook'))
+    orders = []
+    for _ in range(2):
+        batch_sampler = hook._build_loader(runner).batch_sampler
+        assert type(batch_sampler) is Grouping
+        assert batch_sampler.batch_size == 5
+        batches = iter(batch_sampler)
+        orders.append(next(batches))
+        batch_sampler.left = (99,)
+    assert orders[0] == orders[1]
+    runner.iter = 4
+    assert next(iter(hook._build_loader(runner).batch_sampler)) != orders[0]
 
 
 def test_hook_refuses_nonsense():

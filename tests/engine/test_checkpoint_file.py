@@ -104,9 +104,10 @@ def test_accepted(tmp_path):
         assert check_weights(MODEL, str(path), 'load_from') is not None
     torch.save(full(), path, _use_new_zipfile_serialization=False)
     assert check_weights(MODEL, str(path), 'load_from', resume=True)['meta']['seed'] == 3
-    # It takes more than weights_only, so it is left to mmengine.
+    # It takes more than weights_only, so it is left to mmengine, but for a run's own.
     torch.save(full(extra=Net()), path)
     assert check_weights(MODEL, str(path), 'load_from') is None
+    assert check_weights(MODEL, str(path), '--resume', resume=True)['meta']['seed'] == 3
     assert check_weights(MODEL, 'https://nowhere/c.pth', 'load_from') is None
     # A model that can't be built just for that.
     torch.save(full(), path)
