@@ -1,0 +1,11 @@
+# Faster R-CNN with ResNet-50 and FPN on COCO, 1x (SN paper, Table 4): the norm in backbone, FPN and box head
+# (4 convolutions, 1 FC); 2 images a GPU; no weight decay on gamma and beta.
+_base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+custom_imports = dict(imports=['mmnorm'])
+
+model = dict(
+    backbone=dict(frozen_stages=-1, norm_eval=False),
+    roi_head=dict(bbox_head=dict(type='Shared4Conv1FCBBoxHead', conv_out_channels=256)))
+
+optim_wrapper = dict(
+    constructor='LearnedNormOptimWrapperConstructor', paramwise_cfg=dict(norm_decay_mult=0))

@@ -1,0 +1,4 @@
+# ResNet-20 (56 and 110 by model.backbone.depth), CIFAR-10: Batch Normalization.
+_base_ = ['../_base_/resnet20_cifar.py', '../_base_/cifar10.py']
+
+model = dict(backbone=dict(norm_cfg=dict(type='BN', requires_grad=True)))

@@ -1,0 +1,4 @@
+# ResNet-20 (56 and 110 by model.backbone.depth), CIFAR-100: Exemplar Normalization, r = 16, the smallest width.
+_base_ = ['../_base_/resnet20_cifar.py', '../_base_/cifar100.py']
+
+model = dict(backbone=dict(norm_cfg=dict(type='EN', reduction=16, requires_grad=True)), head=dict(num_classes=100))

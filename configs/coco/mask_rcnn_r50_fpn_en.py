@@ -1,0 +1,14 @@
+# Mask R-CNN, ResNet-50, FPN, COCO: Exemplar Normalization, in backbone, FPN, box head and mask head.
+_base_ = '../_base_/mask_rcnn_r50_fpn_coco.py'
+
+# What configs/imagenet/resnet50_en.py has trained; another by
+# model.backbone.init_cfg.checkpoint=PATH.
+pretrained = 'work_dirs/resnet50_en/epoch_100.pth'
+init_cfg = dict(type='Pretrained', checkpoint=pretrained, prefix='backbone.')
+norm_cfg = dict(type='EN', reduction=32, requires_grad=True)
+model = dict(
+    backbone=dict(norm_cfg=norm_cfg, init_cfg=init_cfg),
+    neck=dict(norm_cfg=norm_cfg),
+    roi_head=dict(bbox_head=dict(norm_cfg=norm_cfg), mask_head=dict(norm_cfg=norm_cfg)))
+# BN statistics by batch average (SN paper, Section 3.1), before every evaluation and checkpoint.
+custom_hooks = [dict(type='BatchAverageHook')]

@@ -1,0 +1,11 @@
+# Mask R-CNN, ResNet-50, FPN, COCO: Switchable Normalization, in backbone, FPN, box head and mask head, from scratch.
+_base_ = './mask_rcnn_r50_fpn_sn.py'
+
+model = dict(backbone=dict(init_cfg=None, zero_init_residual=False))
+
+# As long as the published SN config of this kind: 270,000 iterations, steps at 210,000 and 250,000.
+train_cfg = dict(max_epochs=36)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
+    dict(type='MultiStepLR', by_epoch=True, begin=0, end=36, milestones=[28, 33], gamma=0.1),
+]

@@ -1,0 +1,4 @@
+# ResNet-50, ImageNet: Group Normalization.
+_base_ = '../_base_/resnet50_imagenet.py'
+
+model = dict(backbone=dict(norm_cfg=dict(type='GN', num_groups=32, requires_grad=True)))

@@ -1,0 +1,6 @@
+# ShuffleNet v2 x0.5, ImageNet: Exemplar Normalization, r = 8.
+_base_ = '../_base_/shufflenet_v2_imagenet.py'
+
+model = dict(backbone=dict(norm_cfg=dict(type='EN', reduction=8, requires_grad=True)))
+# BN statistics by batch average (SN paper, Section 3.1), before every evaluation and checkpoint.
+custom_hooks = [dict(type='BatchAverageHook')]

@@ -1,0 +1,10 @@
+# DeepLab, ResNet-50, Cityscapes: Group Normalization, everywhere.
+_base_ = '../_base_/deeplab_r50_cityscapes.py'
+
+# What configs/imagenet/resnet50_gn.py has trained; another by model.backbone.init_cfg.checkpoint=PATH.
+pretrained = 'work_dirs/resnet50_gn/epoch_100.pth'
+norm_cfg = dict(type='GN', num_groups=32, requires_grad=True)
+model = dict(
+    backbone=dict(norm_cfg=norm_cfg, init_cfg=dict(type='Pretrained', checkpoint=pretrained, prefix='backbone.')),
+    decode_head=dict(norm_cfg=norm_cfg),
+    auxiliary_head=dict(norm_cfg=norm_cfg))
