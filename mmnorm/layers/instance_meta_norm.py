@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import ops
 from ..ops.closed_form import PoolForm
 from ..ops.closed_form.instance_meta import ACTIVATIONS
 from .base import LearnedNorm, check_batch_norm_options, check_positive_int
@@ -110,6 +111,24 @@ class InstanceMetaNorm(LearnedNorm):
         for parameter in (self.encoder_weight, self.mean_decoder_weight, self.var_decoder_weight):
             nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
 
+    @torch.no_grad()
+    def predicted_affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The omega and beta that the layer predicts for each sample, B_omega and B_beta included.
+
+        Args:
+            x: Input of the layer, (N, C, \\*).
+
+        Returns:
+            omega and beta, both (N, C); float32, or float64 for such input.
+        """
+        self._check_input(x)
+        dtype = ops.accumulation_dtype(x.dtype)
+        if x.numel() == 0:
+            return tuple(torch.full(x.shape[:2], math.nan, device=x.device, dtype=dtype) for _ in range(2))
+        with torch.autocast(x.device.type, enabled=False):
+            omega, beta = self._predict(*ops.moments(x)[:2])
+        return omega.to(dtype), beta.to(dtype)
+
     def closed_form(self, forms: ModuleType, dtype: torch.dtype, positions: int):
         base = PoolForm(self.base, dtype, self.num_groups)
         num_keys = self.num_features // self.key_group_size
@@ -118,7 +137,6 @@ class InstanceMetaNorm(LearnedNorm):
     def coefficients(
         self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
     ) -> tuple[Tensor, Tensor]:
-        dtype = mean.dtype
         if self.base == 'IN':
             base_mean, base_var = pool_instance(mean, var)
         elif self.base == 'LN':
@@ -126,6 +144,13 @@ class InstanceMetaNorm(LearnedNorm):
         else:
             base_mean, base_var = (spread_groups(t, self.num_features) for t in pool_group(mean, var, self.num_groups))
 
+        omega, beta = self._predict(mean, var)
+        scale = omega * (base_var + self.eps).rsqrt()
+        return scale, scale * (mean - base_mean) + beta
+
+    def _predict(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        """Omega and beta, both (N, C), from the moments of the planes (N, C)."""
+        dtype = mean.dtype
         key_mean, key_var = pool_group(mean, var, self.num_features // self.key_group_size)
         encoder = self.encoder_weight.to(dtype)
         mean_embedding, var_embedding = (F.linear(key, encoder).relu() for key in (key_mean, key_var))
@@ -136,9 +161,7 @@ class InstanceMetaNorm(LearnedNorm):
             omega, beta = omega + self.weight.to(dtype), beta + self.bias.to(dtype)
         else:
             omega = omega + 1
-
-        scale = omega * (base_var + self.eps).rsqrt()
-        return scale, scale * (mean - base_mean) + beta
+        return omega, beta
 
     def _adapt_foreign_state(self, state: ForeignState) -> tuple[list[str], list[str]]:
         entries = state.entries

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from helpers import assert_same, outputs_and_gradients, randomize
-from plain import exemplar_ratios, plain
+from plain import channels, exemplar_ratios, normalizer_moments, plain
 
 import mmnorm
 from mmnorm.ops import backend
@@ -113,6 +113,21 @@ def test_importance_weights():
     assert weights.shape == (2, 3)
     torch.testing.assert_close(weights[0], torch.tensor([0.0, 1.0, 2.0]).softmax(0))
     torch.testing.assert_close(weights[1], torch.full((3,), 1 / 3))
+
+
+@pytest.mark.parametrize('affine', [True, False])
+@pytest.mark.parametrize('base', ['GN', 'LN', 'IN'])
+def test_predicted_affine(base, affine):
+    layer = randomize(mmnorm.InstanceMetaNorm2d(12, base=base, num_groups=4, key_group_size=3, affine=affine).double())
+    x = torch.randn(4, 12, 5, 3, dtype=torch.float64) * torch.rand(4, 1, 1, 1, dtype=torch.float64)
+    omega, beta = layer.predicted_affine(x)
+    assert omega.shape == beta.shape == (4, 12)
+    assert not omega.requires_grad
+    mean, var = normalizer_moments(x, base, layer.num_groups)
+    standard = (x - mean) / torch.sqrt(var + layer.eps)
+    torch.testing.assert_close(standard * channels(omega, x) + channels(beta, x), layer(x), rtol=1e-10, atol=1e-12)
+    assert (omega[0] - omega[1]).abs().max() > 1e-3, 'samples have predictions of their own'
+    assert layer.predicted_affine(x[:0])[1].shape == (0, 12)
 
 
 def test_gradgradcheck():
