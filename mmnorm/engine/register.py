@@ -7,4 +7,11 @@ def register_engine() -> None:
         import mmengine  # noqa: F401
     except ImportError:
         return
-    from . import atomic_files, batch_average_hook, exact_resume, norm_eval_hook, optim_constructor  # noqa: F401
+    from . import (  # noqa: F401
+        atomic_files,
+        batch_average_hook,
+        exact_resume,
+        norm_eval_hook,
+        norm_ratio_hook,
+        optim_constructor,
+    )

@@ -1,0 +1,178 @@
+"""From what a user names, a checkpoint or a recorded file, to a record."""
+
+import argparse
+import re
+import tempfile
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import init_dist, is_distributed
+from mmengine.registry import MODELS
+from mmengine.runner import Runner, load_checkpoint
+
+from ..convert.checkpoint_files import read_checkpoint
+from ..engine import checks, launch
+from ..engine.checkpoint_file import check_weights
+from ..engine.errors import UsageError
+from .layers import learned_norms
+from .record_file import Record, load_record
+from .recorder import record
+
+SPLITS = ('val', 'test', 'train')
+_UNITS = {'iter': 'iteration', 'epoch': 'epoch'}
+
+
+class Sources:
+    """Opens checkpoints and recorded files; networks and data of the same config are built once.
+
+    Args:
+        args: The options of :func:`add_arguments`.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self._networks: dict[str, tuple] = {}
+
+    def open(self, path: str) -> Record | None:
+        """The record of a file, or of a checkpoint run over its data.
+
+        Returns:
+            The record; None in all processes but the first.
+
+        Raises:
+            UsageError: If there is something wrong with it.
+        """
+        if Path(path).suffix == '.npz':
+            opened = load_record(path)
+            opened.title = opened.title or Path(path).stem
+            return opened
+        if Path(path).is_dir():
+            raise UsageError(f'{path} is a folder; expected a checkpoint (.pth) or a recorded file (.npz)')
+        return self._record(path)
+
+    def open_all(self, paths: list[str]) -> list[Record]:
+        """The same of several; a folder stands for its checkpoints, in the order of training."""
+        paths = [file for path in paths for file in (checkpoints_in(path) if Path(path).is_dir() else [path])]
+        records = [self.open(path) for path in paths]
+        if len({opened.title for opened in records}) < len(records):
+            # The last epochs of several runs.
+            for path, opened in zip(paths, records, strict=True):
+                opened.title = f'{Path(path).absolute().parent.name} {opened.title}'
+        return records
+
+    def _record(self, path: str) -> Record | None:
+        state_dict, rest = read_checkpoint(path)
+        model, loader, cfg = self._network(path, rest)
+        check_weights(cfg.model, path, 'the command line')
+        _check_learned(model, state_dict, path)
+        load_checkpoint(model, path, map_location='cpu')
+        model.to(get_device()).eval()
+        return record(model, loader, self.args.max_samples, self.args.num_images, title=title_of(path))
+
+    def _network(self, path: str, rest: Mapping) -> tuple:
+        text = None if self.args.config else _config_in(path, rest)
+        key = self.args.config or text
+        if key not in self._networks:
+            self._networks[key] = self._build(path, text)
+        return self._networks[key]
+
+    def _build(self, path: str, text: str | None) -> tuple:
+        with tempfile.TemporaryDirectory() as folder:
+            file = self.args.config
+            if file is None:
+                # The config as it was dumped into the checkpoint, options of that training and all.
+                file = Path(folder, f'{re.sub(r"[^0-9A-Za-z_]", "_", Path(path).stem)}.py')
+                file.write_text(text)
+            options = {'work_dir': None, **vars(self.args), 'config': str(file)}
+            cfg, _ = launch.load_config(argparse.Namespace(**options))
+        if cfg.launcher != 'none' and not is_distributed():
+            init_dist(cfg.launcher)
+        model = _build_model(cfg)
+        learned_norms(model)
+        split = self._split(cfg)
+        checks.check_data(cfg, (split,))
+        # Few samples should be of all classes, and every checkpoint should get the same.
+        settings = deepcopy(cfg[split])
+        settings['sampler'] = dict(type='DefaultSampler', shuffle=True)
+        return model, Runner.build_dataloader(settings, seed=0), cfg
+
+    def _split(self, cfg: Config) -> str:
+        present = [f'{split}_dataloader' for split in SPLITS if cfg.get(f'{split}_dataloader') is not None]
+        wanted = f'{self.args.data}_dataloader' if self.args.data else next(iter(present), 'val_dataloader')
+        if wanted not in present:
+            raise UsageError(
+                f'the config has no {wanted}; it has {", ".join(present) or "no data at all"}. '
+                f'Give another with --data, or the config with --config.'
+            )
+        return wanted
+
+
+def add_arguments(parser: argparse.ArgumentParser, max_samples: int) -> None:
+    """What there is to say about a checkpoint, and the data to run it on."""
+    group = parser.add_argument_group('for checkpoints')
+    group.add_argument('--config', help='config (default: the one that mmengine keeps in the checkpoint)')
+    group.add_argument('--data', choices=SPLITS, help='which data set of the config (default: the first it has)')
+    group.add_argument(
+        '--max-samples', type=int, default=max_samples, help='how many samples, at random (default: %(default)s)'
+    )
+    group.add_argument('--num-images', type=int, default=64, help='keep pictures of so many (default: %(default)s)')
+    group.add_argument('--cfg-options', nargs='+', action=launch.DictAction, metavar='KEY=VALUE', help='as in train.py')
+    group.add_argument('--norm', help='as in train.py, if the config alone does not say it')
+    group.add_argument('--norm-scope', help='as in train.py')
+    group.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    group.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def checkpoints_in(folder: str) -> list[str]:
+    """The checkpoints of a run, in the order of training.
+
+    Raises:
+        UsageError: If there are none.
+    """
+    found = [path for path in Path(folder).glob('*.pth') if re.fullmatch(r'(iter|epoch)_\d+', path.stem)]
+    if not found:
+        raise UsageError(f'no checkpoint (epoch_*.pth, iter_*.pth) in {folder}')
+    return sorted(map(str, found), key=lambda path: int(Path(path).stem.split('_')[1]))
+
+
+def title_of(path: str) -> str:
+    """'epoch 3' for epoch_3.pth, else the name of the file."""
+    stem = Path(path).stem
+    kind, _, number = stem.partition('_')
+    return f'{_UNITS[kind]} {number}' if kind in _UNITS and number.isdigit() else stem
+
+
+def _config_in(path: str, rest: Mapping) -> str:
+    meta = rest.get('meta')
+    text = meta.get('cfg') if isinstance(meta, Mapping) else None
+    if not isinstance(text, str):
+        raise UsageError(f'{path} does not say of which model it is (no meta.cfg in it); give its config with --config')
+    return text
+
+
+def _build_model(cfg: Config) -> torch.nn.Module:
+    settings = deepcopy(cfg.model)
+    # What it starts from is in the checkpoint.
+    for key, _ in checks.pretrained_settings(cfg):
+        node = settings
+        *parents, last = key.split('.')[1:]
+        for name in parents:
+            node = node[int(name)] if name.isdigit() else node[name]
+        node[last] = None
+    return MODELS.build(settings)
+
+
+def _check_learned(model: torch.nn.Module, state_dict: Mapping, path: str) -> None:
+    """A checkpoint of plain norms loads into learned ones, but has learned nothing of what is to be shown."""
+    names = {key.removeprefix('module.') for key in state_dict}
+    layers = learned_norms(model)
+    if not any(f'{name}.{own}' in names for name, layer in layers.items() for own in layer._own_parameters):
+        name, layer = next(iter(layers.items()))
+        raise UsageError(
+            f'{path} has no weights of SN, EN or ILM, as its network has ({len(layers)} layers): expected e.g. '
+            f'{name}.{layer._own_parameters[0]}. It comes from another norm; train with the learned ones first.'
+        )

@@ -1,0 +1,120 @@
+"""The hook that logs in the course of training what the learned norms do."""
+
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from torch import Tensor, nn
+
+from ..layers.base import LearnedNorm
+from ..layers.exemplar_norm import ExemplarNorm
+from ..layers.instance_meta_norm import InstanceMetaNorm
+from ..layers.switchable_norm import SwitchableNorm
+from .batch_average import unwrap
+
+
+@HOOKS.register_module()
+class NormRatioHook(Hook):
+    """At the first iteration and every ``interval`` ones, logs averages of each SN, EN and ILM layer.
+
+    They go to the Visualizer, so to TensorBoard, WandB or vis_data/scalars.json, whichever backends the config has, and
+    not to the lines of the log, which they would drown: ``EN/<layer>/<normalizer>``, the ratios, averaged over the
+    batch of that iteration in all processes; ``SN/<layer>/mean_<normalizer>`` and ``var_<normalizer>``, the weights;
+    ``ILM/<layer>/omega`` and ``beta``, what is predicted, averaged over samples and channels too.
+
+    It looks by forward hooks, in the iterations that are logged and no others. A model that torch.compile has compiled
+    does not call hooks that come later; for such a model only SN is logged.
+
+    Args:
+        interval: Iterations between two logs.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, interval: int = 50) -> None:
+        if isinstance(interval, bool) or not isinstance(interval, int) or interval <= 0:
+            raise ValueError(f'interval must be a positive integer, got {interval!r}')
+        self.interval = interval
+        self._handles: list = []
+        # Sum over what was seen, its last value the number.
+        self._sums: dict[str, Tensor] = {}
+
+    def before_train(self, runner) -> None:
+        """Say so if there is nothing to log."""
+        if not _layers(runner.model):
+            runner.logger.warning('NormRatioHook: the model has no SN, EN or ILM layer, so there is nothing to log')
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        """Start watching, if this iteration is logged."""
+        if runner.iter and not self.every_n_train_iters(runner, self.interval):
+            return
+        for name, layer in _layers(runner.model).items():
+            self._sums[name] = torch.zeros(len(_tags(layer)) + 1, dtype=torch.float64)
+            if isinstance(layer, SwitchableNorm):
+                self._see(name, layer, (), {})
+            else:
+                watch = partial(self._see, name)
+                self._handles.append(layer.register_forward_pre_hook(watch, with_kwargs=True))
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Log what was seen."""
+        if not self._sums:
+            return
+        self._stop()
+        sums, self._sums = self._sums, {}
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            sums = _sum_over_processes(sums)
+        scalars = {}
+        for name, layer in _layers(runner.model).items():
+            *total, count = sums[name].tolist()
+            if count:
+                kind = 'SN' if isinstance(layer, SwitchableNorm) else 'EN' if isinstance(layer, ExemplarNorm) else 'ILM'
+                scalars.update({f'{kind}/{name}/{tag}': t / count for tag, t in zip(_tags(layer), total, strict=True)})
+        if scalars:
+            runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
+
+    def after_train(self, runner) -> None:
+        """Leave nothing behind."""
+        self._stop()
+        self._sums = {}
+
+    def _stop(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _see(self, name: str, layer: LearnedNorm, args: tuple, kwargs: dict) -> None:
+        if isinstance(layer, SwitchableNorm):
+            rows = layer.importance_weights().reshape(1, -1)
+        else:
+            x = (args[0] if args else next(iter(kwargs.values()))).detach()
+            if x.numel() == 0:
+                return
+            if isinstance(layer, InstanceMetaNorm):
+                rows = torch.stack([t.mean(1) for t in layer.predicted_affine(x)], 1)
+            else:
+                rows = layer.importance_ratios(x)
+        total = rows.sum(0).double().cpu()
+        self._sums[name] += torch.cat([total, total.new_tensor([len(rows)])])
+
+
+def _layers(model: nn.Module) -> dict[str, LearnedNorm]:
+    return {name: module for name, module in unwrap(model).named_modules() if isinstance(module, LearnedNorm)}
+
+
+def _tags(layer: LearnedNorm) -> list[str]:
+    if isinstance(layer, InstanceMetaNorm):
+        return ['omega', 'beta']
+    if isinstance(layer, SwitchableNorm):
+        return [f'{moment}_{normalizer}' for moment in ('mean', 'var') for normalizer in layer.normalizers]
+    return list(layer.normalizers)
+
+
+def _sum_over_processes(sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    device = 'cuda' if dist.get_backend() == 'nccl' else 'cpu'
+    flat = torch.cat(list(sums.values())).to(device)
+    dist.all_reduce(flat)
+    pieces = flat.cpu().split([len(t) for t in sums.values()])
+    return dict(zip(sums, pieces, strict=True))
