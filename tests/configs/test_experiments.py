@@ -1,0 +1,354 @@
+"""The papers' experiments: every config builds, follows the papers' protocol, and stands in docs/experiments.md."""
+
+import functools
+import importlib
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config, DictAction, utils
+from mmengine.hub import get_config
+from mmengine.registry import MODELS, init_default_scope
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ('imagenet', 'webvision', 'cifar', 'coco', 'segmentation')
+CONFIGS = sorted(path for folder in FOLDERS for path in (ROOT / 'configs' / folder).glob('*.py'))
+EXPERIMENTS = (ROOT / 'docs/experiments.md').read_text()
+
+NORMS = {
+    'bn': 'BatchNorm2d',
+    'syncbn': 'SyncBatchNorm',
+    'gn': 'GroupNorm',
+    'ln': 'GroupNorm',
+    'in': 'InstanceNorm2d',
+    'sn': 'SwitchableNorm2d',
+    'sn_in_ln': 'SwitchableNorm2d',
+    'en': 'ExemplarNorm2d',
+    **dict.fromkeys(('ilm', 'ilm_gn', 'ilm_in', 'ilm_ln'), 'InstanceMetaNorm2d'),
+}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick():
+    """Models on the meta device, and no codebase's list of configs is parsed twice."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, 'load', functools.cache(utils.load))
+        # mmpretrain's ResNet reads the values of a linspace.
+        patch.setattr(torch, 'linspace', functools.partial(torch.linspace, device='cpu'))
+        yield
+
+
+@functools.cache
+def load(name):
+    return Config.fromfile(ROOT / f'configs/{name}.py')
+
+
+@functools.cache
+def build(name, depth=None):
+    cfg = load(name)
+    importlib.import_module(cfg.default_scope)
+    init_default_scope(cfg.default_scope)
+    model = cfg.model.copy()
+    if depth is not None:
+        model.backbone.depth = depth
+    with torch.device('meta'):
+        return MODELS.build(model)
+
+
+def norms(module):
+    return [m for m in module.modules() if type(m).__name__ in NORMS.values()]
+
+
+def kinds(module):
+    return dict(Counter(type(m).__name__ for m in norms(module)))
+
+
+def names(pattern):
+    """Names of the configs that match, with what the pattern captures, as parameters of a test."""
+    found = [(str(path.relative_to(ROOT / 'configs').with_suffix('')), path) for path in CONFIGS]
+    matches = [re.fullmatch(pattern, name) for name, _ in found]
+    params = [(match[0], *match.groups()) for match in matches if match]
+    assert params
+    return params
+
+
+def hooks(cfg):
+    return [hook.type for hook in cfg.get('custom_hooks', [])]
+
+
+def sgd(cfg):
+    optimizer = cfg.optim_wrapper.optimizer
+    assert optimizer.type == 'SGD'
+    return optimizer.lr, optimizer.momentum, optimizer.weight_decay
+
+
+def rate(cfg, images):
+    """Learning rate at a batch of ``images`` with --auto-scale-lr."""
+    return cfg.optim_wrapper.optimizer.lr * images / cfg.auto_scale_lr.base_batch_size
+
+
+IMAGENET = r'imagenet/resnet50_(\w+)'
+WEBVISION = r'webvision/(resnet50|inception_v2)_(\w+)_webvision'
+SHUFFLENET = r'imagenet/shufflenet_v2_(\w+)'
+THIN = r'cifar/resnet20_(\w+)_cifar(100?)'
+WIDE = r'cifar/resnet50_(\w+)_cifar(100?)'
+C4 = r'coco/faster_rcnn_r50_c4_(frozen_bn|bn|gn|sn)(_scratch)?'
+FPN = r'coco/(faster|mask)_rcnn_r50_fpn_(frozen_)?(bn_gn|bn_sn|bn|syncbn|gn|sn|en)(_scratch)?'
+SEGMENTATION = r'segmentation/deeplab_r50_(\w+)_(ade20k|cityscapes)'
+
+
+def test_every_config_is_tested_and_documented():
+    patterns = (IMAGENET, WEBVISION, SHUFFLENET, THIN, WIDE, C4, FPN, SEGMENTATION)
+    tested = {name for pattern in patterns for name, *_ in names(pattern)} | {'cifar/resnet20_cifar10_folders'}
+    assert tested == {str(path.relative_to(ROOT / 'configs').with_suffix('')) for path in CONFIGS}
+    documented = set(re.findall(r'configs/([\w/]+)\.py', EXPERIMENTS))
+    assert documented >= tested
+    for name in documented:
+        assert (ROOT / f'configs/{name}.py').is_file(), name
+
+
+@pytest.mark.parametrize(('variable', 'schedule'), [('ONE_X', '1x'), ('TWO_X', '2x')])
+@pytest.mark.parametrize('name', ['coco/faster_rcnn_r50_c4_sn', 'coco/faster_rcnn_r50_fpn_sn'])
+def test_documented_schedules_are_those_of_mmdet(name, variable, schedule):
+    cfg = Config.fromfile(ROOT / f'configs/{name}.py')
+    options = re.search(rf"^{variable}='(.+)'$", EXPERIMENTS, re.MULTILINE)[1]
+    pairs = (option.split('=') for option in options.split())
+    cfg.merge_from_dict({key: DictAction._parse_iterable(value) for key, value in pairs})
+    mmdet = get_config(f'mmdet::faster_rcnn/faster-rcnn_r50_fpn_{schedule}_coco.py')
+    assert cfg.train_cfg.max_epochs == mmdet.train_cfg.max_epochs
+    for ours, theirs in zip(cfg.param_scheduler, mmdet.param_scheduler):
+        expected = {key: value for key, value in theirs.items() if key != '_scope_'}
+        assert {key: ours[key] for key in expected} == expected
+
+
+def test_work_dirs_are_distinct():
+    stems = [path.stem for path in [*CONFIGS, *(ROOT / 'configs').glob('*.py')]]
+    assert len(set(stems)) == len(stems)
+
+
+@pytest.mark.parametrize(('name', 'norm'), names(IMAGENET))
+def test_imagenet(name, norm):
+    cfg, model = load(name), build(name)
+    assert cfg.train_cfg.max_epochs == 100
+    scheduler = cfg.param_scheduler
+    assert (scheduler.type, scheduler.milestones, scheduler.gamma) == ('MultiStepLR', [30, 60, 90], 0.1)
+    assert sgd(cfg) == (0.025 if 'ilm' in norm else 0.1, 0.9, 1e-4)
+    assert 'paramwise_cfg' not in cfg.optim_wrapper, 'decay on everything'
+    assert not cfg.model.backbone.zero_init_residual
+    assert cfg.model.backbone.type == 'ResNet'
+    assert cfg.train_dataloader.batch_size == (64 if 'ilm' in norm else 32)
+    # The rates that the authors name for (8, 32), (8, 4), (8, 1), and the ILM paper's.
+    assert [rate(cfg, images) for images in (256, 32, 8, 64)] == pytest.approx([0.1, 0.0125, 0.003125, 0.025])
+    assert ('BatchAverageHook' in hooks(cfg)) == (norm in ('sn', 'en'))
+    assert kinds(model) == {NORMS[norm]: 53}
+    assert model.head.fc.weight.shape == (1000, 2048)
+    for layer in norms(model):
+        if norm == 'sn_in_ln':
+            assert layer.normalizers == ('IN', 'LN')
+        elif norm in ('sn', 'en'):
+            assert layer.normalizers == ('IN', 'LN', 'BN')
+            assert not layer.sync
+        elif 'ilm' in norm:
+            assert layer.base == norm[-2:].upper()
+            assert (layer.key_group_size, layer.reduction) == (16, 16)
+        elif norm in ('gn', 'ln'):
+            assert layer.num_groups == (32 if norm == 'gn' else 1)
+        elif norm == 'in':
+            assert layer.affine
+            assert not layer.track_running_stats
+        if norm == 'en':
+            assert (layer.reduction, layer.expansion) == (32, 50)
+
+
+@pytest.mark.parametrize(('name', 'norm'), names(SHUFFLENET))
+def test_shufflenet(name, norm):
+    cfg, model = load(name), build(name)
+    assert cfg.model.backbone.widen_factor == 0.5
+    assert sgd(cfg) == (0.5, 0.9, 4e-5)
+    assert cfg.auto_scale_lr.base_batch_size == 1024
+    assert cfg.train_cfg.max_epochs == 300
+    assert kinds(model) == {NORMS[norm]: 56}
+    if norm == 'bn':
+        assert sum(p.numel() for p in model.parameters()) == 1_366_792  # that of torchvision's
+    if norm == 'en':
+        assert {layer.reduction for layer in norms(model)} == {8}
+
+
+@pytest.mark.parametrize(('name', 'network', 'norm'), names(WEBVISION))
+def test_webvision(name, network, norm):
+    cfg, model = load(name), build(name)
+    files = [dataset.ann_file for dataset in cfg.train_dataloader.dataset.datasets]
+    assert files == ['info/train_filelist_google.txt', 'info/train_filelist_flickr.txt']
+    assert cfg.val_dataloader.dataset.ann_file == 'info/val_filelist.txt'
+    assert cfg.param_scheduler.milestones == [30, 60, 90]
+    assert kinds(model) == {NORMS[norm]: 53 if network == 'resnet50' else 69}
+    assert ('BatchAverageHook' in hooks(cfg)) == (norm in ('sn', 'en'))
+    if norm == 'en':
+        assert {layer.reduction for layer in norms(model)} == {32 if network == 'resnet50' else 16}
+
+
+@pytest.mark.parametrize(('name', 'norm', 'classes'), names(THIN))
+def test_cifar_of_the_en_paper(name, norm, classes):
+    cfg = load(name)
+    assert cfg.train_cfg.max_epochs == 165
+    warmup, steps = cfg.param_scheduler
+    assert (warmup.type, warmup.begin, warmup.end) == ('LinearLR', 0, 5)
+    assert (steps.milestones, steps.gamma) == ([80, 120], 0.1)
+    assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 128
+    assert cfg.train_dataloader.dataset.type == f'CIFAR{classes}'
+    assert sgd(cfg) == (0.1, 0.9, 1e-4)
+    for depth in (20, 56, 110):
+        model = build(name, depth)
+        assert kinds(model) == {NORMS[norm]: depth - 1}
+        assert min(layer.num_features if norm != 'gn' else layer.num_channels for layer in norms(model)) == 16
+    assert model.head.fc.weight.shape == (int(classes), 64)
+    if norm == 'en':
+        assert {layer.reduction for layer in norms(model)} == {16}
+
+
+@pytest.mark.parametrize(('name', 'norm', 'classes'), names(WIDE))
+def test_cifar_of_the_ilm_paper(name, norm, classes):
+    cfg, model = load(name), build(name)
+    assert cfg.train_cfg.max_epochs == 350
+    assert cfg.param_scheduler.milestones == [150, 250]
+    assert sgd(cfg) == (0.025, 0.9, 5e-4)
+    assert cfg.train_dataloader.batch_size == 64
+    assert [rate(cfg, images) for images in (64, 2)] == pytest.approx([0.1 * 64 / 256, 0.1 * 2 / 256])
+    assert not cfg.model.backbone.zero_init_residual
+    assert cfg.train_dataloader.dataset.type == f'CIFAR{classes}'
+    assert kinds(model) == {NORMS[norm]: 53}
+    assert model.head.fc.weight.shape == (int(classes), 2048)
+    if norm in ('gn', 'ln'):
+        assert {layer.num_groups for layer in norms(model)} == {32 if norm == 'gn' else 1}
+    if 'ilm' in norm:
+        assert {layer.base for layer in norms(model)} == {norm[-2:].upper()}
+    if norm == 'gn' and classes == '10':
+        assert kinds(build(name, 101)) == {'GroupNorm': 104}
+
+
+def check_no_decay_on_affine(cfg, model):
+    from mmengine.optim import build_optim_wrapper
+
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    decay = {id(p): group['weight_decay'] for group in groups for p in group['params']}
+    for layer in norms(model):
+        for parameter in (layer.weight, layer.bias):
+            assert not parameter.requires_grad or decay[id(parameter)] == 0
+    assert set(decay.values()) >= {0, 1e-4}
+
+
+def check_coco(cfg, scratch, epochs, milestones):
+    assert sgd(cfg) == (0.02, 0.9, 1e-4)
+    assert cfg.train_dataloader.batch_size == 2
+    assert cfg.auto_scale_lr.base_batch_size == 16
+    assert cfg.train_cfg.max_epochs == cfg.param_scheduler[1].end == epochs
+    assert cfg.param_scheduler[1].milestones == milestones
+    assert (cfg.model.backbone.init_cfg is None) == bool(scratch)
+
+
+def check_frozen(model, expected):
+    parameters = [p for layer in norms(model.backbone) for p in layer.parameters()]
+    assert {p.requires_grad for p in parameters} == {not expected}
+    assert {layer.training for layer in norms(model.train().backbone)} == {not expected}
+
+
+@pytest.mark.parametrize(('name', 'norm', 'scratch'), names(C4))
+def test_faster_rcnn_c4(name, norm, scratch):
+    cfg, model = load(name), build(name)
+    check_coco(cfg, scratch, *((36, [28, 33]) if scratch else (24, [16, 22])))
+    frozen = norm == 'frozen_bn'
+    kind = NORMS[norm.removeprefix('frozen_')]
+    assert kinds(model.backbone) == {kind: 43}
+    assert kinds(model.roi_head.shared_head) == {kind: 10}
+    check_frozen(model, frozen)
+    assert {layer.training for layer in norms(model.roi_head)} == {not frozen}
+    assert cfg.model.backbone.style == cfg.model.roi_head.shared_head.style == 'pytorch'
+    assert cfg.model.data_preprocessor.bgr_to_rgb
+    assert (cfg.model.roi_head.shared_head.init_cfg is None) == bool(scratch)
+    if not frozen:
+        check_no_decay_on_affine(cfg, model)
+        assert model.backbone.frozen_stages == -1
+
+
+@pytest.mark.parametrize(('name', 'detector', 'frozen', 'norm', 'scratch'), names(FPN))
+def test_rcnn_fpn(name, detector, frozen, norm, scratch):
+    cfg, model = load(name), build(name)
+    table = (12, [8, 11]) if detector == 'faster' else (24, [16, 22])
+    check_coco(cfg, scratch, *((36, [28, 33]) if scratch else table))
+    backbone, _, head = norm.partition('_')
+    assert kinds(model.backbone) == {NORMS[backbone]: 53}
+    check_frozen(model, bool(frozen))
+    if norm == 'bn':
+        assert kinds(model) == {'BatchNorm2d': 53}
+        return
+    kind = NORMS[head or norm]
+    assert kinds(model.neck) == {kind: 8}
+    assert kinds(model.roi_head.bbox_head) == {kind: 4}
+    if detector == 'mask':
+        assert kinds(model.roi_head.mask_head) == {kind: 4}
+    check_no_decay_on_affine(cfg, model)
+
+
+@pytest.mark.parametrize(('name', 'norm', 'data'), names(SEGMENTATION))
+def test_segmentation(name, norm, data):
+    cfg, model = load(name), build(name)
+    assert cfg.optim_wrapper.optimizer.lr == (0.02 if data == 'ade20k' else 0.01)
+    assert cfg.train_dataloader.batch_size == 2
+    assert cfg.train_cfg.max_iters == (100_000 if data == 'ade20k' else 74_375)
+    assert cfg.crop_size == ((450, 450) if data == 'ade20k' else (713, 713))
+    assert kinds(model) == {NORMS[norm]: 60}
+    assert ('BatchAverageHook' in hooks(cfg)) == (norm in ('sn', 'en'))
+
+
+def pretrained_configs():
+    return [name for pattern in (SEGMENTATION, C4, FPN) for name, *_ in names(pattern)]
+
+
+@pytest.mark.parametrize('name', pretrained_configs())
+def test_checkpoint_of_the_imagenet_config_fits(name):
+    """What the ImageNet config of the same norm saves has every weight of the backbone, under its prefix."""
+    init_cfg = load(name).model.backbone.init_cfg
+    if init_cfg is None or '://' in init_cfg.checkpoint:
+        assert 'scratch' in name or 'bn' in name
+        return
+    _, source, checkpoint = init_cfg.checkpoint.split('/')
+    assert checkpoint == f'epoch_{load(f"imagenet/{source}").train_cfg.max_epochs}.pth'
+    saved = {key: value.shape for key, value in build(f'imagenet/{source}').state_dict().items()}
+    model = build(name)
+    parts = [model.backbone]
+    if 'c4' in name:
+        assert load(name).model.roi_head.shared_head.init_cfg == init_cfg
+        parts.append(model.roi_head.shared_head)
+    for part in parts:
+        for key, value in part.state_dict().items():
+            assert saved[init_cfg.prefix + key] == value.shape, key
+
+
+def test_cifar_from_folders(tmp_path):
+    """The data file that takes the place of the pickles reads class folders, in RGB."""
+    import cv2
+    import numpy as np
+    from mmpretrain.registry import DATASETS
+
+    name = 'cifar/resnet20_cifar10_folders'
+    cfg = load(name)
+    build(name)
+    red = np.zeros((32, 32, 3), np.uint8)
+    red[..., 2] = 255  # BGR
+    for split in ('train', 'test'):
+        for label in ('bird', 'cat'):
+            (tmp_path / split / label).mkdir(parents=True)
+            cv2.imwrite(str(tmp_path / split / label / '0.png'), red)
+    preprocessor = MODELS.build({**cfg.model.get('data_preprocessor', {}), **cfg.data_preprocessor, **SCOPE})
+    for loader, steps in ((cfg.train_dataloader, 4), (cfg.val_dataloader, 2)):
+        dataset = DATASETS.build({**loader.dataset, 'data_root': str(tmp_path)})
+        assert [dataset[i]['data_samples'].gt_label.item() for i in range(2)] == [0, 1]
+        assert len(dataset.pipeline.transforms) == steps
+    inputs = preprocessor(dict(inputs=[dataset[0]['inputs']], data_samples=[dataset[0]['data_samples']]))['inputs']
+    assert inputs[0, 0].mean() > 2
+    assert inputs[0, 2].mean() < -2
+
+
+SCOPE = {'type': 'mmpretrain.ClsDataPreprocessor'}
