@@ -15,6 +15,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,17 +72,18 @@ class NoData(TorchFunctionMode):
 
 def build(model: ConfigDict) -> torch.nn.Module:
     """The model, on the meta device if it can be made there, else on the CPU."""
+    # Copies, as some constructors write into their config, and refuse what they wrote themselves.
     try:
         with NoData():
-            return MODELS.build(model)
+            return MODELS.build(deepcopy(model))
     except Exception:  # whatever a constructor does with numbers that are not there
-        return MODELS.build(model)
+        return MODELS.build(deepcopy(model))
 
 
 def without_weights(node):
     """A model's config without what would be downloaded."""
     if isinstance(node, dict):
-        kept = {key: without_weights(value) for key, value in node.items() if key != 'pretrained'}
+        kept = {key: without_weights(value) for key, value in node.items() if key not in ('pretrained', 'teacher_ckpt')}
         init_cfg = kept.get('init_cfg')
         if isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained':
             kept['init_cfg'] = None
@@ -119,7 +121,7 @@ def try_config(path: str, name: str, swap: bool, known: dict) -> Result:
     try:
         cfg = Config.fromfile(path)
     except Exception as error:
-        return Result(name, error=say(error))
+        return Result(name, error=say(error), failed=dict.fromkeys(NORMS, 'no config'))
     if not isinstance(cfg.get('model'), dict) or 'type' not in cfg.model:
         return Result(name, error='no model')
     init_default_scope(cfg.get('default_scope') or name.partition('/')[0])
