@@ -1,4 +1,4 @@
-# ResNet-50, ImageNet: Instance-Level Meta Normalization on IN, at the ILM paper's batch of 64 and rate of 0.025.
+# ResNet-50, ImageNet: Instance-Level Meta Normalization on IN at the paper's rate of 0.025, for 64 images.
 _base_ = '../_base_/resnet50_imagenet.py'
 
 model = dict(backbone=dict(norm_cfg=dict(type='ILM', base='IN', requires_grad=True)))
