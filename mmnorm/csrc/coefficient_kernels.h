@@ -221,12 +221,40 @@ void spread_batch(const Pooled<T>& p, const T* sums, T* dmean, T* dvar) {
   }
 }
 
-// SN.
+// The softmax of a few logits, and the gradient of the logits.
+template <typename T>
+inline void softmax(const T* logits, T* ratios, int64_t size) {
+  const T largest = *std::max_element(logits, logits + size);
+  T sum = 0;
+  for (int64_t k = 0; k < size; ++k) {
+    sum += ratios[k] = std::exp(logits[k] - largest);
+  }
+  for (int64_t k = 0; k < size; ++k) {
+    ratios[k] /= sum;
+  }
+}
 
 template <typename T>
-void switchable_forward(const Pooled<T>& p, const T* mean_ratios, const T* var_ratios, T eps, const T* weight,
+inline void softmax_gradient(const T* ratios, const T* dratios, T* dlogits, int64_t size) {
+  T sum = 0;
+  for (int64_t k = 0; k < size; ++k) {
+    sum += ratios[k] * dratios[k];
+  }
+  for (int64_t k = 0; k < size; ++k) {
+    dlogits[k] = ratios[k] * (dratios[k] - sum);
+  }
+}
+
+// SN.
+
+// ratios, (2, K), are written: those of the means and those of the variances.
+template <typename T>
+void switchable_forward(const Pooled<T>& p, const T* mean_logits, const T* var_logits, T* ratios, T eps, const T* weight,
                         const T* bias, T* scale, T* shift, T* deviation, T* inv_std) {
   const int64_t channels = p.channels;
+  T *mean_ratios = ratios, *var_ratios = ratios + p.size;
+  softmax(mean_logits, mean_ratios, p.size);
+  softmax(var_logits, var_ratios, p.size);
   std::vector<T> row(channels);
   for (int64_t n = 0; n < p.samples; ++n) {
     T *d = deviation + n * channels, *v = inv_std + n * channels, *s = scale + n * channels, *t = shift + n * channels;
@@ -253,12 +281,14 @@ void switchable_forward(const Pooled<T>& p, const T* mean_ratios, const T* var_r
   }
 }
 
-// dratios, (2, K), are the gradients of the ratios of means and variances.
+// dlogits, (2, K), are the gradients of both logits.
 template <typename T>
-void switchable_backward(const Pooled<T>& p, const T* mean_ratios, const T* var_ratios, const T* scale,
+void switchable_backward(const Pooled<T>& p, const T* ratios, const T* scale,
                          const T* deviation, const T* inv_std, const T* dscale, const T* dshift, T* dmean, T* dvar,
-                         T* dweight, T* dbias, double* dratios) {
+                         T* dweight, T* dbias, T* dlogits) {
   const int64_t channels = p.channels;
+  const T *mean_ratios = ratios, *var_ratios = ratios + p.size;
+  std::vector<double> dratios(2 * p.size, 0);
   std::vector<T> buffer(6 * channels, T(0));
   T *ddeviation = buffer.data(), *dmixed = ddeviation + channels, *d = dmixed + channels, *v = d + channels,
     *sums = v + channels;
@@ -289,6 +319,9 @@ void switchable_backward(const Pooled<T>& p, const T* mean_ratios, const T* var_
       pool_gradients(p, k, d, ddeviation, dmixed, mean_ratios[k], var_ratios[k], sums, dmean + first, dvar + first);
     }
   }
+  const std::vector<T> rounded(dratios.begin(), dratios.end());
+  softmax_gradient(mean_ratios, rounded.data(), dlogits, p.size);
+  softmax_gradient(var_ratios, rounded.data() + p.size, dlogits + p.size, p.size);
   spread_batch(p, sums, dmean, dvar);
 }
 
@@ -372,14 +405,14 @@ void exemplar_mix(const Pooled<T>& p, T eps, const T* ratios, const T* weight, i
   }
 }
 
-// The gradients of gamma, (K, C), of the sum of the betas, (C,), and of the ratios, (N, K).
+// The gradients of gamma, (K, C), of the sum of the betas, (C,), and of the logits of the ratios, (N, K).
 template <typename T>
 void exemplar_ratio_gradients(const Pooled<T>& p, T eps, const T* ratios, const T* weight, int64_t weight_stride,
-                              const T* dscale, const T* dshift, T* dweight, T* dbias, T* dratios) {
+                              const T* dscale, const T* dshift, T* dweight, T* dbias, T* dlogits) {
   const int64_t channels = p.channels, size = p.size;
   const std::vector<T> batch = batch_inverse_stds(p, eps);
-  std::vector<T> buffer(2 * channels);
-  T *d = buffer.data(), *inv = d + channels;
+  std::vector<T> buffer(2 * channels + size);
+  T *d = buffer.data(), *inv = d + channels, *dratios = inv + channels;
   for (int64_t n = 0; n < p.samples; ++n) {
     const T *ds = dscale + n * channels, *dt = dshift + n * channels;
 #pragma omp simd
@@ -399,8 +432,9 @@ void exemplar_ratio_gradients(const Pooled<T>& p, T eps, const T* ratios, const 
         dw[c] += dgain * ratio;
         sum += w == nullptr ? dgain : dgain * w[c];
       }
-      dratios[n * size + k] = sum;
+      dratios[k] = sum;
     }
+    softmax_gradient(ratios + n * size, dratios, dlogits + n * size, size);
   }
 }
 

@@ -34,11 +34,6 @@ at::Tensor given(const OptionalTensor& parameter, const at::Tensor& gradient) {
   return parameter.has_value() ? gradient : at::Tensor();
 }
 
-// The gradient of the logits of a softmax over the last dimension.
-at::Tensor softmax_backward(const at::Tensor& ratios, const at::Tensor& dratios) {
-  return ratios * (dratios - (ratios * dratios).sum(-1, true));
-}
-
 at::Tensor activate(const std::string& name, const at::Tensor& t) {
   return name == "tanh" ? t.tanh() : name == "sigmoid" ? t.sigmoid() : name == "relu" ? t.relu() : t;
 }
@@ -157,40 +152,34 @@ Tensors switchable_forward(Pool& pool, double eps, const at::Tensor& mean, const
   const auto dtype = center.scalar_type();
   const auto [pooled_mean, pooled_var] = pool.pool(mean, var);
   const auto w = as(weight, dtype), b = as(bias, dtype);
-  const at::Tensor mean_ratios = as(mean_weight, dtype).softmax(0), var_ratios = as(var_weight, dtype).softmax(0);
+  const at::Tensor mean_logits = as(mean_weight, dtype), var_logits = as(var_weight, dtype);
+  at::Tensor ratios = at::empty({2, pool.size()}, center.options());
   at::Tensor scale = at::empty_like(center), shift = at::empty_like(center), deviation = at::empty_like(center),
              inv_std = at::empty_like(center);
   MMNORM_DISPATCH(dtype, "mmnorm::switchable_forward", {
     const Pooled<T> view = pool.view<T>(mean, var, center, pooled_mean, pooled_var);
-    MMNORM_CALL(switchable_forward, view, mean_ratios.const_data_ptr<T>(), var_ratios.const_data_ptr<T>(),
-                static_cast<T>(eps), pointer<T>(w), pointer<T>(b), scale.data_ptr<T>(), shift.data_ptr<T>(),
+    MMNORM_CALL(switchable_forward, view, mean_logits.const_data_ptr<T>(), var_logits.const_data_ptr<T>(),
+                ratios.data_ptr<T>(), static_cast<T>(eps), pointer<T>(w), pointer<T>(b), scale.data_ptr<T>(), shift.data_ptr<T>(),
                 deviation.data_ptr<T>(), inv_std.data_ptr<T>());
   });
-  return {scale, shift, mean, var, center, pooled_mean, pooled_var, mean_ratios, var_ratios, scale, deviation, inv_std};
+  return {scale, shift, mean, var, center, pooled_mean, pooled_var, ratios, scale, deviation, inv_std};
 }
 
 Tensors switchable_backward(const Pool& pool, const Tensors& saved, const OptionalTensor& weight,
                             const OptionalTensor& bias, const at::Tensor& dscale, const at::Tensor& dshift) {
-  const at::Tensor &mean = saved[0], &var = saved[1], &center = saved[2], &mean_ratios = saved[5],
-                   &var_ratios = saved[6];
+  const at::Tensor &mean = saved[0], &var = saved[1], &center = saved[2];
   const auto dtype = center.scalar_type();
   at::Tensor dmean = at::empty_like(center), dvar = at::empty_like(center);
   at::Tensor dweight = at::zeros({center.size(1)}, center.options()), dbias = at::zeros_like(dweight);
-  at::Tensor dratios = at::zeros({2, pool.size()}, at::kDouble);
+  at::Tensor dlogits = at::empty({2, pool.size()}, center.options());
   MMNORM_DISPATCH(dtype, "mmnorm::switchable_backward", {
     const Pooled<T> view = pool.view<T>(mean, var, center, saved[3], saved[4]);
-    MMNORM_CALL(switchable_backward, view, mean_ratios.const_data_ptr<T>(), var_ratios.const_data_ptr<T>(),
-                saved[7].const_data_ptr<T>(), saved[8].const_data_ptr<T>(), saved[9].const_data_ptr<T>(),
-                dscale.const_data_ptr<T>(), dshift.const_data_ptr<T>(), dmean.data_ptr<T>(), dvar.data_ptr<T>(),
-                dweight.data_ptr<T>(), dbias.data_ptr<T>(), dratios.data_ptr<double>());
+    MMNORM_CALL(switchable_backward, view, saved[5].const_data_ptr<T>(), saved[6].const_data_ptr<T>(),
+                saved[7].const_data_ptr<T>(), saved[8].const_data_ptr<T>(), dscale.const_data_ptr<T>(),
+                dshift.const_data_ptr<T>(), dmean.data_ptr<T>(), dvar.data_ptr<T>(), dweight.data_ptr<T>(),
+                dbias.data_ptr<T>(), dlogits.data_ptr<T>());
   });
-  dratios = dratios.to(dtype);
-  return {dmean,
-          dvar,
-          given(weight, dweight),
-          given(bias, dbias),
-          softmax_backward(mean_ratios, dratios.select(0, 0)),
-          softmax_backward(var_ratios, dratios.select(0, 1))};
+  return {dmean, dvar, given(weight, dweight), given(bias, dbias), dlogits.select(0, 0), dlogits.select(0, 1)};
 }
 
 Tensors exemplar_forward(Pool& pool, double eps, bool pairwise, bool tanh, const at::Tensor& mean,
@@ -235,17 +224,16 @@ Tensors exemplar_backward(const Pool& pool, double eps, bool pairwise, bool tanh
   const int64_t c = center.size(1), k = pool.size();
   const auto w = as(weight, dtype), conv = as(conv_weight, dtype);
   const int64_t r = conv.has_value() ? conv->size(1) : 0, weight_stride = w.has_value() && w->dim() == 2 ? c : 0;
-  at::Tensor dvar = at::empty_like(center), dratios = at::empty_like(ratios);
+  at::Tensor dvar = at::empty_like(center), dlogits = at::empty_like(ratios);
   at::Tensor dweight = at::zeros({k, c}, center.options()), dbias = at::zeros({c}, center.options()),
              dconv = at::zeros({c}, center.options());
-  at::Tensor dmean, dlogits, dhidden, dfeatures;
+  at::Tensor dmean, dhidden, dfeatures;
   MMNORM_DISPATCH(dtype, "mmnorm::exemplar_backward", {
     const Pooled<T> view = pool.view<T>(mean, var, center, saved[3], saved[4]);
     const T e = static_cast<T>(eps);
     MMNORM_CALL(exemplar_ratio_gradients, view, e, ratios.const_data_ptr<T>(), pointer<T>(w), weight_stride,
                 dscale.const_data_ptr<T>(), dshift.const_data_ptr<T>(), dweight.data_ptr<T>(), dbias.data_ptr<T>(),
-                dratios.data_ptr<T>());
-    dlogits = softmax_backward(ratios, dratios);
+                dlogits.data_ptr<T>());
     dhidden = at::mm(dlogits, as(fc2_weight, dtype));
     dhidden = tanh ? dhidden.addcmul_(dhidden, hidden.square(), -1) : dhidden.mul_(hidden > 0);
     dfeatures = at::mm(dhidden, as(fc1_weight, dtype));

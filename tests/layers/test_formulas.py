@@ -21,8 +21,8 @@ SHAPES = {
 OTHER_RANKS = [(1, (5, 12)), (1, (1, 12)), (1, (3, 12, 9)), (3, (2, 12, 2, 3, 4))]
 
 
-@pytest.fixture(params=['composed', 'native'], autouse=True)
-def _backend(request):
+@pytest.fixture(params=['composed', 'native'])
+def _cpu_backend(request):
     if request.param == 'native' and not backend.has_native():
         pytest.skip('mmnorm._C is not compiled')
     before = mmnorm.set_backend(request.param)
@@ -40,6 +40,7 @@ def check(layer, x, training):
     assert set(expected) == {'output', 'input', *dict(layer.named_parameters())}
 
 
+@pytest.mark.usefixtures('_cpu_backend')
 @pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
 @pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize('pool', POOLS, ids='+'.join)
@@ -50,6 +51,7 @@ def test_pools(cls, pool, shape, training):
     check(layer, torch.randn(shape, dtype=torch.float64) * 2 + 1, training)
 
 
+@pytest.mark.usefixtures('_cpu_backend')
 @pytest.mark.parametrize('base', ['GN', 'LN', 'IN'])
 @pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize('key_group_size', [3, 1], ids=['group keys', 'instance keys'])
@@ -58,6 +60,7 @@ def test_instance_meta_norm(base, shape, key_group_size):
     check(layer, torch.randn(shape, dtype=torch.float64) * 2 + 1, True)
 
 
+@pytest.mark.usefixtures('_cpu_backend')
 @pytest.mark.parametrize(('dims', 'shape'), OTHER_RANKS, ids=str)
 @pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
 @pytest.mark.parametrize('name', ['SwitchableNorm', 'ExemplarNorm', 'InstanceMetaNorm'])
@@ -66,6 +69,7 @@ def test_other_ranks(name, dims, shape, training):
     check(layer, torch.randn(shape, dtype=torch.float64) * 2 + 1, training)
 
 
+@pytest.mark.usefixtures('_cpu_backend')
 @pytest.mark.parametrize(
     'options',
     [
@@ -83,6 +87,7 @@ def test_exemplar_ablations(options):
     check(layer, torch.randn(3, 12, 4, 5, dtype=torch.float64), True)
 
 
+@pytest.mark.usefixtures('_cpu_backend')
 @pytest.mark.parametrize('mean_activation', ['tanh', 'sigmoid', 'relu', 'identity'])
 @pytest.mark.parametrize('var_activation', ['tanh', 'sigmoid', 'relu', 'identity'])
 def test_meta_activations(mean_activation, var_activation):

@@ -1,6 +1,7 @@
 """sync=True over two processes equals one process with the whole batch."""
 
 import copy
+import multiprocessing
 
 import pytest
 import torch
@@ -12,9 +13,16 @@ from torch import nn
 import mmnorm
 
 
+# Autograd does not survive a fork, and each spawned process would import everything again.
+multiprocessing.set_forkserver_preload(['mmnorm'])
+
+
 def worker(rank, sizes, store, layer, x, dy, results, wrap):
     dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=len(sizes))
     torch.set_num_threads(1)
+    # What was handed over is in memory that the processes share.
+    layer = copy.deepcopy(layer)
+    dist.barrier()
     part = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
     mine = x[part].clone().requires_grad_()
     network = nn.parallel.DistributedDataParallel(layer, broadcast_buffers=False) if wrap else layer
@@ -38,7 +46,7 @@ def test_two_processes_equal_the_whole_batch(cls, sizes, wrap, tmp_path):
     with mp.Manager() as manager:
         results = manager.dict()
         mp.start_processes(
-            worker, args=(sizes, tmp_path / 'store', layer, x, dy, results, wrap), nprocs=2, start_method='fork'
+            worker, args=(sizes, tmp_path / 'store', layer, x, dy, results, wrap), nprocs=2, start_method='forkserver'
         )
         outputs, input_gradients, gradients, buffers = zip(*(results[rank] for rank in range(2)))
     torch.testing.assert_close(torch.cat(outputs), expected['output'], rtol=1e-10, atol=1e-10)
