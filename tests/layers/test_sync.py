@@ -12,7 +12,6 @@ from torch import nn
 
 import mmnorm
 
-
 # Autograd does not survive a fork, and each spawned process would import everything again.
 multiprocessing.set_forkserver_preload(['mmnorm'])
 
