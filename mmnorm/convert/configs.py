@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from ..engine.custom_imports import import_mmnorm
 from ..engine.errors import UsageError
 from ..engine.norm_eval import apply_norm_eval
 from ..layers.base import LearnedNorm
@@ -98,16 +99,7 @@ def set_norm(cfg, norm: Mapping, scope: Sequence[str] = ()) -> None:
     if scope:
         own['norm_scope'] = list(scope)
     cfg.model = type(cfg.model)(type=WRAPPER, **own, **model)
-    _import_mmnorm(cfg)
-
-
-def _import_mmnorm(cfg) -> None:
-    """Let the config import this package by itself, so that any tool of OpenMMLab can run it."""
-    custom = dict(cfg.get('custom_imports') or {})
-    imports = custom.get('imports') or []
-    imports = [imports] if isinstance(imports, str) else list(imports)
-    if not any(name == 'mmnorm' or name.startswith('mmnorm.') for name in imports):
-        cfg.custom_imports = {**custom, 'imports': [*imports, 'mmnorm']}
+    import_mmnorm(cfg)
 
 
 def build_converted(model_type: Any, norm: Mapping, norm_scope: Sequence[str] = (), **model) -> nn.Module:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from mmengine.config import Config
 
+from .custom_imports import import_mmnorm
+
 _HOOKS = ('NormEvalHook', 'ExactResumeHook')
 _DEFAULT_CONSTRUCTORS = (None, 'DefaultOptimWrapperConstructor')
 
@@ -14,7 +16,7 @@ def add_training_defaults(cfg: Config) -> None:
     Args:
         cfg: The config; changed in place. What it says itself about any of these stays.
     """
-    _import_mmnorm(cfg)
+    import_mmnorm(cfg)
     hooks = list(cfg.get('custom_hooks') or [])
     present = {_name(hook.get('type')) if isinstance(hook, Mapping) else type(hook).__name__ for hook in hooks}
     cfg.custom_hooks = hooks + [dict(type=name) for name in _HOOKS if name not in present]
@@ -29,15 +31,6 @@ def add_training_defaults(cfg: Config) -> None:
         is_local = not checkpoint.get('file_client_args') and '://' not in (checkpoint.get('out_dir') or '')
         if is_local and not checkpoint.get('backend_args'):
             checkpoint.backend_args = dict(backend='atomic')
-
-
-def _import_mmnorm(cfg: Config) -> None:
-    """Let the dumped config find these names in any tool."""
-    imports = cfg.get('custom_imports') or {}
-    names = imports.get('imports') or []
-    names = [names] if isinstance(names, str) else list(names)
-    if 'mmnorm' not in names:
-        cfg.custom_imports = {**imports, 'imports': [*names, 'mmnorm']}
 
 
 def _name(kind) -> str | None:

@@ -5,28 +5,15 @@ Here they are one call into ``mmnorm/csrc``, but for the small matrix products o
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import native_passes
 from .closed_form import PoolForm
+from .closed_form.pool import RunningStats
 
 Gradients = tuple[Tensor | None, ...]
-
-
-class RunningStats(NamedTuple):
-    """BN's running statistics, to be moved by the batch: mean and variance (C,), and the number of batches.
-
-    ``momentum`` is PyTorch's, None for the cumulative average; ``positions`` the number of positions of a plane.
-    """
-
-    mean: Tensor
-    var: Tensor
-    num_batches: Tensor
-    momentum: float | None
-    positions: int
 
 
 def _pool(pools: Sequence[PoolForm], dtype: torch.dtype, stats: RunningStats | None = None):

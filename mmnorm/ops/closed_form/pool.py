@@ -1,9 +1,28 @@
 """One normalizer of a pool: how it pools the moments, and what that sends back."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class RunningStats(NamedTuple):
+    """BN's running statistics, for forms that move them by themselves, instead of the pool's ``track``.
+
+    Attributes:
+        mean: Running mean, (C,).
+        var: Running unbiased variance, (C,).
+        num_batches: Number of batches seen, a scalar of int64; it counts one more.
+        momentum: Weight of the new value; None is a cumulative average.
+        positions: Number of positions of a plane.
+    """
+
+    mean: Tensor
+    var: Tensor
+    num_batches: Tensor
+    momentum: float | None
+    positions: int
 
 
 class PoolForm:

@@ -25,6 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..closed_form import PoolForm
+from ..closed_form.pool import RunningStats
 
 # Channels of a program that sums over samples: few, so that there are many programs.
 CHANNELS = 16
@@ -34,24 +35,6 @@ ROW_CHANNELS = 512
 MAX_ROW = 16384
 # All sizes are known at run time only: they change from layer to layer, and nothing here gains from their divisibility.
 SIZES = ['n', 'c', 'first', 'second']
-
-
-class RunningStats(NamedTuple):
-    """BN's running statistics, to be moved by the kernels. Without ``.item()``, so a CUDA graph can do it.
-
-    Attributes:
-        mean: Running mean, (C,).
-        var: Running unbiased variance, (C,).
-        num_batches: Number of batches seen, a scalar of int64; it counts one more.
-        momentum: Weight of the new value; None is a cumulative average.
-        positions: Number of positions of a plane.
-    """
-
-    mean: Tensor
-    var: Tensor
-    num_batches: Tensor
-    momentum: float | None
-    positions: int
 
 
 class Places(NamedTuple):
