@@ -13,6 +13,7 @@ from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
 from mmengine.registry import MODELS
 from mmengine.runner import Runner, load_checkpoint
+from torch.utils.data import DataLoader
 
 from ..convert.checkpoint_files import read_checkpoint
 from ..engine import checks, launch
@@ -98,7 +99,7 @@ class Sources:
         # Few samples should be of all classes, and every checkpoint should get the same.
         settings = deepcopy(cfg[split])
         settings['sampler'] = dict(type='DefaultSampler', shuffle=True)
-        return model, Runner.build_dataloader(settings, seed=0), cfg
+        return model, _build_loader(settings, split), cfg
 
     def _split(self, cfg: Config) -> str:
         present = [f'{split}_dataloader' for split in SPLITS if cfg.get(f'{split}_dataloader') is not None]
@@ -164,6 +165,19 @@ def _build_model(cfg: Config) -> torch.nn.Module:
             node = node[int(name)] if name.isdigit() else node[name]
         node[last] = None
     return MODELS.build(settings)
+
+
+def _build_loader(settings: Mapping, split: str) -> DataLoader:
+    try:
+        return Runner.build_dataloader(settings, seed=0)
+    except ValueError as error:
+        # How mmengine's BaseDataset fails without data.
+        if 'need at least one array' not in str(error):
+            raise
+        raise UsageError(
+            f'the data set of {split} is empty; expected at least one sample. Look at its ann_file, data_prefix, '
+            f'indices and filter_cfg, or take another with --data.'
+        ) from None
 
 
 def _check_learned(model: torch.nn.Module, state_dict: Mapping, path: str) -> None:

@@ -70,20 +70,21 @@ def classes_figure(record: Record, names: list[str] | None = None, classes: list
 
     Args:
         record: With labels.
-        names: Layers; three of the first, middle and last by default.
+        names: Layers; by default the three in which the classes differ most.
         classes: Names or numbers of classes; at most 20, evenly taken, by default.
 
     Raises:
         UsageError: If the record has no labels, or a layer or class does not exist.
     """
+    layers = record.per_sample(names)
     if record.labels is None:
         raise UsageError(
             f'{record.title or "the record"} has no labels, so ratios cannot be told by class. Labels come with '
             f'classification data (gt_label of mmpretrain, or (input, target) batches with integer targets); for other '
-            f'data there are the figures weights, parts, layers, images.'
+            f'data there are the figures weights, parts, layers, images, tsne.'
         )
-    layers = record.per_sample(names) if names else _some(record.per_sample(), 3)
     chosen = _choose_classes(record, classes)
+    layers = layers if names else _telling(record, layers, chosen, 3)
     with paper_style():
         figure = new_figure(0.75 + 1.15 * len(layers))
         panels = figure.subplots(len(layers), sharex=True, squeeze=False)[:, 0]
@@ -174,6 +175,17 @@ def _choose_classes(record: Record, classes: list[str] | None) -> list[int]:
     return [by_name[name] for name in classes]
 
 
+def _telling(record: Record, layers: list[LayerRecord], labels: list[int], count: int) -> list[LayerRecord]:
+    """The layers in which the averages of the classes are furthest apart, by depth."""
+
+    def spread(layer: LayerRecord) -> float:
+        ratios = layer.values['ratios']
+        return np.std([ratios[record.labels == label].mean(0) for label in labels], axis=0).sum()
+
+    best = {layer.name for layer in sorted(layers, key=spread, reverse=True)[:count]}
+    return [layer for layer in layers if layer.name in best]
+
+
 def _some(items: list, count: int) -> list:
     """At most ``count`` of them, evenly taken, the first and last among them."""
     if len(items) <= count:
@@ -187,11 +199,8 @@ def _most_different(rows: np.ndarray, count: int) -> list[int]:
     distance = np.linalg.norm(rows - rows.mean(0), axis=1)
     for _ in range(min(count, len(rows))):
         chosen.append(int(distance.argmax()))
-        distance = (
-            np.minimum(distance, np.linalg.norm(rows - rows[chosen[-1]], axis=1))
-            if len(chosen) > 1
-            else (np.linalg.norm(rows - rows[chosen[0]], axis=1))
-        )
+        to_last = np.linalg.norm(rows - rows[chosen[-1]], axis=1)
+        distance = np.minimum(distance, to_last) if len(chosen) > 1 else to_last
         distance[chosen] = -1
     return chosen
 

@@ -130,17 +130,17 @@ def layer_axis(axes: Axes, layers: Sequence[LayerRecord], label: bool = True) ->
     count = len(layers)
     axes.set_xlim(0.3, count + 0.7)
     stages = [(stage, len(list(members))) for stage, members in groupby(layers, lambda layer: stage_of(layer.name))]
-    start, crowded, spans = 0, False, []
+    start, spans = 0, []
     for stage, members in stages:
         if start:
             axes.axvline(start + 0.5, color='0.3', linewidth=0.5, linestyle=(0, (2, 2)))
         spans.append((stage, start + (members + 1) / 2, members))
         start += members
+    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200) if count / s <= 25)
+    axes.set_xticks([i for i in range(1, count + 1) if i == 1 or i % step == 0])
     if not label:
         axes.tick_params(labelbottom=False)
         return
-    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200) if count / s <= 25)
-    axes.set_xticks([i for i in range(1, count + 1) if i == 1 or i % step == 0])
     # About 0.055 inch a character at 7 points.
     per_layer = axes.get_position().width * axes.figure.get_figwidth() / (count + 0.4)
     crowded = any(0.055 * (len(a) + len(b)) / 2 + 0.04 > (y - x) * per_layer for (a, x, _), (b, y, _) in _pairs(spans))

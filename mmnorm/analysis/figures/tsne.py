@@ -81,11 +81,10 @@ def _scatter(axes, points: np.ndarray, labels: np.ndarray | None, record: Record
         axes.plot(*points.T, marker='o', color=SERIES[0], **style)
         return []
     present = np.unique(labels)
-    colors = matplotlib.colormaps['viridis' if len(present) > 10 else 'tab10']
     handles = []
     for index, label in enumerate(present):
-        color = colors(index / max(len(present) - 1, 1)) if len(present) > 10 else colors(index)
-        # Colours alone do not tell ten classes apart.
+        # Up to 20 are told apart by colour and marker together; more are not named at all.
+        color = SERIES[index % 7] if len(present) <= 20 else matplotlib.colormaps['viridis'](index / len(present))
         own = dict(style, color=color, marker='os^Dv<>pPX'[index % 10])
         axes.plot(*points[labels == label].T, **own)
         handles.append(Line2D([], [], label=class_label(record, int(label)), **{**own, 'markersize': 4}))

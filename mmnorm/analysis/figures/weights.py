@@ -17,7 +17,7 @@ from .style import (
     stack_bars,
 )
 
-_TITLES = {'mean': 'weights of the mean', 'variance': 'weights of the variance', 'ratio': 'average ratios'}
+_TITLES = {'mean': 'mean weights', 'variance': 'variance weights', 'ratio': 'average ratios'}
 
 
 def weights_figure(record: Record) -> Figure:
