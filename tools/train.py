@@ -7,7 +7,7 @@ import torch
 
 import mmnorm  # noqa: F401  registers SN, EN and ILM
 from mmnorm.engine import checks, launch
-from mmnorm.engine.checkpoint_file import check_weights, latest_checkpoint
+from mmnorm.engine.checkpoint_file import check_prefixes, check_weights, latest_checkpoint
 from mmnorm.engine.defaults import add_training_defaults
 from mmnorm.engine.errors import UsageError
 
@@ -69,6 +69,7 @@ def main() -> None:
     checks.check_evaluator(cfg, ('val_evaluator',))
     check_start(cfg, '--resume' if args.resume else 'load_from')
     checks.check_pretrained(cfg)
+    check_prefixes(cfg)
 
     runner = launch.build_runner(cfg)
     try:

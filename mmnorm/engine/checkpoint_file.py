@@ -10,11 +10,12 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import Tensor
 
-from .checks import is_local
+from .checks import is_local, pretrained_settings
 from .errors import UsageError
 
 
@@ -64,6 +65,51 @@ def check_weights(model: Mapping, path: str, source: str, resume: bool = False) 
     if resume:
         _check_resumable(checkpoint, own, shapes, where)
     return checkpoint
+
+
+def check_prefixes(cfg: Mapping) -> None:
+    """Check that ``init_cfg=dict(type='Pretrained', ...)`` looks for weights under names that its checkpoint has.
+
+    A checkpoint of a whole model has ``backbone.`` before the names of the backbone's weights. Without
+    ``prefix='backbone.'`` mmengine finds none of them, says so in the log and goes on.
+
+    Args:
+        cfg: The config of the run.
+
+    Raises:
+        UsageError: If no weight of the checkpoint would be found for its prefix, or for the lack of one.
+    """
+    for key, init_cfg in pretrained_settings(cfg):
+        path = init_cfg['checkpoint']
+        where = f'{osp.abspath(path)} (from {key}.checkpoint)'
+        checkpoint = _read(path, where, trusted=False) if is_local(path) else None
+        if checkpoint is None or not _loads_by_prefix(cfg, key):
+            continue
+        weights = checkpoint.get('state_dict', checkpoint)
+        names = [re.sub(r'^module\.', '', name) for name in weights if isinstance(name, str)]
+        prefix = init_cfg.get('prefix') or ''
+        prefix = prefix if not prefix or prefix.endswith('.') else f'{prefix}.'
+        own = key.removeprefix('model.').removesuffix('init_cfg')
+        if prefix and not any(name.startswith(prefix) for name in names):
+            raise UsageError(
+                f'{where} has no weights under {key}.prefix={prefix!r}: it has {_some(names)}. '
+                f'Give the prefix that it has, or none: --cfg-options {key}.prefix=None'
+            )
+        if not prefix and sum(name.startswith(own) for name in names) > len(names) / 2:
+            raise UsageError(
+                f'{where} is of a whole model: its weights are under {own!r}, and {key} has no prefix. '
+                f'Give it: --cfg-options {key}.prefix={own}'
+            )
+
+
+def _loads_by_prefix(cfg: Mapping, key: str) -> bool:
+    """Whether the module that ``key`` belongs to leaves loading to mmengine; some rename weights by themselves."""
+    node = cfg
+    for name in key.split('.')[:-1]:
+        node = node[int(name)] if isinstance(node, list | tuple) else node[name]
+    module = node.get('type')
+    module = MODELS.get(module) if isinstance(module, str) else module
+    return getattr(module, 'init_weights', None) is BaseModule.init_weights
 
 
 def latest_checkpoint(work_dir: str) -> str | None:

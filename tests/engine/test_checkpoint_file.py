@@ -7,10 +7,11 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.fileio import get_file_backend
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 
 import mmnorm
-from mmnorm.engine.checkpoint_file import check_weights, latest_checkpoint
+from mmnorm.engine.checkpoint_file import check_prefixes, check_weights, latest_checkpoint
 from mmnorm.engine.defaults import add_training_defaults
 from mmnorm.engine.errors import UsageError
 
@@ -112,6 +113,42 @@ def test_accepted(tmp_path):
     # A model that can't be built just for that.
     torch.save(full(), path)
     assert check_weights(ConfigDict(type='NoSuchModel'), str(path), 'load_from') is not None
+
+
+@MODELS.register_module(name='CheckpointTestBackbone')
+class Backbone(BaseModule):
+    pass
+
+
+@MODELS.register_module(name='CheckpointTestRenamer')
+class Renamer(BaseModule):
+    def init_weights(self):
+        """Has names of its own."""
+
+
+def test_prefixes(tmp_path):
+    whole, alone = str(tmp_path / 'whole.pth'), str(tmp_path / 'alone.pth')
+    torch.save(full(), whole)
+    torch.save(Net().backbone.state_dict(), alone)
+
+    def check(path, kind='CheckpointTestBackbone', **more):
+        init_cfg = dict(type='Pretrained', checkpoint=path, **more)
+        check_prefixes(Config(dict(model=dict(type='Any', backbone=dict(type=kind, init_cfg=init_cfg)))))
+
+    check(whole, prefix='backbone.')
+    check(whole, prefix='backbone')
+    check(alone)
+    check(alone, prefix=None)
+    check(whole, kind='CheckpointTestRenamer')
+    check('https://example.com/r50.pth')
+    with pytest.raises(
+        UsageError, match=r"whole model.*'backbone\.'.* --cfg-options model.backbone.init_cfg.prefix=backbone."
+    ):
+        check(whole)
+    with pytest.raises(
+        UsageError, match=r"no weights under model.backbone.init_cfg.prefix='backbone.': it has 0.weight"
+    ):
+        check(alone, prefix='backbone.')
 
 
 def test_latest(tmp_path):
