@@ -108,7 +108,10 @@ def _loads_by_prefix(cfg: Mapping, key: str) -> bool:
     for name in key.split('.')[:-1]:
         node = node[int(name)] if isinstance(node, list | tuple) else node[name]
     module = node.get('type')
-    module = MODELS.get(module) if isinstance(module, str) else module
+    if isinstance(module, str):
+        # In the registry of the codebase, as build() does it.
+        with MODELS.switch_scope_and_registry(None) as registry:
+            module = registry.get(module)
     return getattr(module, 'init_weights', None) is BaseModule.init_weights
 
 

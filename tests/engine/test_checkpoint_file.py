@@ -3,12 +3,13 @@
 import os
 from collections import OrderedDict
 
+import mmseg.models  # noqa: F401  registers its backbones
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.fileio import get_file_backend
 from mmengine.model import BaseModule
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 
 import mmnorm
 from mmnorm.engine.checkpoint_file import check_prefixes, check_weights, latest_checkpoint
