@@ -146,6 +146,8 @@ def test_prefixes(tmp_path):
         UsageError, match=r"whole model.*'backbone\.'.* --cfg-options model.backbone.init_cfg.prefix=backbone."
     ):
         check(whole)
+    with DefaultScope.overwrite_default_scope('mmseg'), pytest.raises(UsageError, match='whole model'):
+        check(whole, kind='ResNetV1c')
     with pytest.raises(
         UsageError, match=r"no weights under model.backbone.init_cfg.prefix='backbone.': it has 0.weight"
     ):
