@@ -69,6 +69,7 @@ setup(
         'upstream': UPSTREAM,
         'digits': DIGITS,
         'demo': [*DIGITS, 'matplotlib'],
+        'analysis': ['numpy', 'matplotlib>=3.7', 'scikit-learn>=1.0'],
         'test': [*DIGITS, 'matplotlib', 'pytest', 'hypothesis', 'ruff', 'onnx', 'onnxruntime', 'onnxscript'],
     },
     **compiled_loops(),

@@ -130,7 +130,7 @@ def affine(args: argparse.Namespace):
         from mmnorm.convert.checkpoint_files import read_checkpoint
 
         base = {name: value.float().numpy() for name, value in read_checkpoint(args.base)[0].items()}
-    return affine_figure(opened, base, Path(args.base).stem if args.base else 'base')
+    return affine_figure(opened, base)
 
 
 def report(args: argparse.Namespace) -> None:

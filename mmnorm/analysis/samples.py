@@ -61,7 +61,7 @@ def inputs_of(batch: Any) -> Any:
     """
     if isinstance(batch, Mapping):
         batch = batch['inputs'] if 'inputs' in batch else next(iter(batch.values()))
-    elif isinstance(batch, list | tuple) and not all(isinstance(item, Tensor) and item.dim() == 3 for item in batch):
+    elif isinstance(batch, list | tuple):
         batch = batch[0]
     if not isinstance(batch, Tensor | list | tuple):
         raise TypeError(f'no inputs in a batch: expected a tensor or a list of them, got a {type(batch).__name__}')

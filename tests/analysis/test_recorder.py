@@ -59,6 +59,14 @@ def test_exemplar_ratios_of_every_sample():
     assert recorded.image_index.tolist() == list(range(10))
 
 
+def test_sequences():
+    """A list of one tensor of rank 3 is a batch of sequences, no image."""
+    model = randomize(mmnorm.ExemplarNorm1d(3))
+    x = torch.randn(4, 3, 7)
+    (layer,) = record(nn.Sequential(model), [[x]], progress=False).layers
+    np.testing.assert_allclose(layer.values['ratios'], model.eval().importance_ratios(x), rtol=1e-5, atol=1e-6)
+
+
 def test_switchable_weights():
     model = network(mmnorm.SwitchableNorm2d)
     for layer in record(model, loader(labels=False), progress=False).layers:

@@ -19,7 +19,9 @@ _OWN = {'omega': r'$B_\omega$', 'beta': r'$B_\beta$'}
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def affine_figure(record: Record, base: Mapping[str, np.ndarray] | None = None, base_title: str = 'base') -> Figure:
+def affine_figure(
+    record: Record, base: Mapping[str, np.ndarray] | None = None, base_title: str = 'base network'
+) -> Figure:
     """Distribution of the predicted omega and beta of each layer, over samples and channels.
 
     Boxes are quartiles, lines the 5th to 95th percentile. Beside them what a norm without prediction has: the gamma
@@ -44,8 +46,9 @@ def affine_figure(record: Record, base: Mapping[str, np.ndarray] | None = None, 
         for panel, name in zip(panels, _SYMBOLS, strict=False):
             boxes = [quantiles(v.values[f'{name}_counts'], v.values[f'{name}_edges'], _QUANTILES) for v in layers]
             others = [np.quantile(v, _QUANTILES) if v is not None else np.full(5, np.nan) for v in plain[name]]
-            _boxes(panel, x - 0.2, boxes, SERIES[0])
-            _boxes(panel, x + 0.2, others, SERIES[1])
+            span = np.nanmax(boxes + others) - np.nanmin(boxes + others)
+            _boxes(panel, x - 0.2, boxes, SERIES[0], span)
+            _boxes(panel, x + 0.2, others, SERIES[1], span)
             panel.set_ylabel(_SYMBOLS[name])
             layer_axis(panel, layers, label=False)
         handles = [
@@ -59,19 +62,21 @@ def affine_figure(record: Record, base: Mapping[str, np.ndarray] | None = None, 
             deviation = [layer.values[f'{name}_std'].mean() for layer in layers]
             style = dict(color=SERIES[2 + index], marker='os'[index], markersize=2.5)
             panels[2].plot(x, deviation, **style)
-            handles.append(Line2D([], [], label=f'{_SYMBOLS[name]}, over samples', **style))
-        panels[2].set_ylabel('std')
+            handles.append(Line2D([], [], label=f'std of {_SYMBOLS[name]}', **style))
+        panels[2].set_ylabel('std over\nsamples')
         panels[2].set_ylim(bottom=0)
         layer_axis(panels[2], layers)
         figure.legend(handles=handles, loc='outside upper center', ncols=len(handles))
     return figure
 
 
-def _boxes(axes: Axes, x: np.ndarray, rows: list[np.ndarray], color: str) -> None:
+def _boxes(axes: Axes, x: np.ndarray, rows: list[np.ndarray], color: str, span: float) -> None:
     low, first, middle, third, high = np.array(rows).T
     axes.vlines(x, low, high, color=color, linewidth=0.7)
-    axes.bar(x, third - first, 0.34, bottom=first, color=color, linewidth=0)
-    axes.hlines(middle, x - 0.17, x + 0.17, color='white', linewidth=0.9)
+    # With an edge, a box that has no height is a line.
+    axes.bar(x, third - first, 0.34, bottom=first, color=color, edgecolor=color, linewidth=0.9)
+    tall = third - first > 0.04 * span
+    axes.hlines(middle[tall], x[tall] - 0.17, x[tall] + 0.17, color='white', linewidth=0.9)
 
 
 def _base_values(layers: list[LayerRecord], base: Mapping[str, np.ndarray] | None) -> dict[str, list]:
