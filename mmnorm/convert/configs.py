@@ -140,7 +140,6 @@ def build_converted(model_type: Any, norm: Mapping, norm_scope: Sequence[str] = 
             # Gamma 1 and beta 0 say nothing; the layer starts as it does where a norm_cfg names it.
             network.get_submodule(conversion.name).reset_parameters()
     _start_averages(network)
-    _stop_folding(network)
     apply_norm_eval(network)
     _log(str(report))
     return network
@@ -187,13 +186,6 @@ def _start_averages(network: nn.Module) -> None:
         for norm, source in zip(norms, sources):
             if repr(norm) == repr(source):
                 norm.load_state_dict(source.state_dict())
-
-
-def _stop_folding(network: nn.Module) -> None:
-    """Keep ConvModules of mmcv from computing convolution and eval-mode norm as one, as they can for BatchNorm."""
-    for module in network.modules():
-        if hasattr(module, 'turn_on_efficient_conv_bn_eval') and isinstance(module.norm, LearnedNorm):
-            module.turn_on_efficient_conv_bn_eval(False)
 
 
 def _with_torch_sync_bn(node: Any) -> Any:

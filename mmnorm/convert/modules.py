@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
+from ..layers.base import LearnedNorm
 from . import sources
 from .learned import LearnedSpec
 from .plain import build_plain
@@ -75,7 +76,9 @@ def convert_norm(
     spec = LearnedSpec.parse(norm)
     selection = Selection(('BN', 'SyncBN') if types is None else types, include, exclude, predicate)
 
-    return _replace(model, selection, lambda site: spec.build(site, load_weights), spec)
+    report = _replace(model, selection, lambda site: spec.build(site, load_weights), spec)
+    _stop_folding(model)
+    return report
 
 
 def revert_norm(
@@ -161,6 +164,13 @@ def _replace(
             # Not setattr, which a model may override, and which refuses the names of containers.
             parent.register_module(name, new)
     return report
+
+
+def _stop_folding(model: nn.Module) -> None:
+    """Keep ConvModules of mmcv from computing convolution and eval-mode norm as one, as they can for BatchNorm."""
+    for module in model.modules():
+        if hasattr(module, 'turn_on_efficient_conv_bn_eval') and isinstance(module.norm, LearnedNorm):
+            module.turn_on_efficient_conv_bn_eval(False)
 
 
 def _check_model(model: nn.Module, selection: Selection) -> None:

@@ -315,9 +315,11 @@ def test_convolution_and_norm_are_not_folded(monkeypatch):
             super().__init__(3, 8, 1, norm_cfg=dict(type='BN'), efficient_conv_bn_eval=True)
 
     monkeypatch.setitem(MODELS.module_dict, 'Folding', Folding)
-    model = converted(Config(dict(model=dict(type='Folding')))).eval()
+    by_hand = Folding()
+    mmnorm.convert_norm(by_hand, 'EN')
     x = torch.randn(2, 3, 4, 4)
-    torch.testing.assert_close(model(x), model.bn(model.conv(x)).relu())
+    for model in (converted(Config(dict(model=dict(type='Folding')))).eval(), by_hand.eval()):
+        torch.testing.assert_close(model(x), model.bn(model.conv(x)).relu())
 
 
 # What frozen means
