@@ -63,7 +63,9 @@ def _explain(path: str, error: Exception) -> str:
     blocked = re.search(r'(?:GLOBAL|Unsupported class) ([\w.]+)', str(error))
     if blocked is None:
         reason = str(error).strip().split('\n')[0][:200] or type(error).__name__
-        return f'{path} cannot be read: it is truncated, or no PyTorch checkpoint ({reason}). Fetch or save it again.'
+        # PyTorch's advice to read the file without weights_only helps nobody whose file is none of its own.
+        reason = '' if 'weights_only' in reason else f' ({reason})'
+        return f'{path} cannot be read: it is truncated, or no PyTorch checkpoint{reason}. Fetch or save it again.'
     return (
         f'{path} holds more than tensors ({blocked[1]}), and reading that means running code from the file, which is '
         f"not done here. If you trust it, save its weights alone first: torch.save({{'state_dict': "

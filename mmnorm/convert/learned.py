@@ -68,7 +68,10 @@ class LearnedSpec:
         try:
             cls(1, **self.options, device='meta')
         except TypeError as error:
-            names = ', '.join(name for name in inspect.signature(cls).parameters if name not in _FROM_THE_LAYER)
+            parameters = inspect.signature(cls).parameters.values()
+            names = ', '.join(
+                p.name for p in parameters if p.name not in _FROM_THE_LAYER and p.kind is not p.VAR_KEYWORD
+            )
             raise ValueError(f'{self.options} does not fit {self.kind}, which takes {names}: {error}') from None
 
     def _class(self, rank: int) -> type[nn.Module]:
