@@ -9,6 +9,8 @@ PYBIND11_MODULE(_C, module) {
   using namespace mmnorm;
   using release = py::call_guard<py::gil_scoped_release>;
 
+  // Of the functions below, as native_passes.py calls them; to be raised with every change.
+  module.attr("INTERFACE") = 1;
   module.def("instructions", &instructions);
   module.def("moments", &moments, release());
   module.def("affine", &affine, release());

@@ -11,19 +11,26 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+# Of the compiled functions as they are called here; to be raised with every change.
+INTERFACE = 1
+
 
 def _load() -> ModuleType | None:
     try:
-        return importlib.import_module('mmnorm._C')
+        module = importlib.import_module('mmnorm._C')
+        if getattr(module, 'INTERFACE', 0) != INTERFACE:
+            raise ImportError('it is of another version of mmnorm')
     except ModuleNotFoundError:
         return None
     except ImportError as error:
+        # An undefined symbol is what another PyTorch than the one it was compiled with looks like.
         warnings.warn(
-            f'mmnorm._C does not load, so layers on the CPU are slower than they need be: {error}. It was '
-            f'compiled for another PyTorch than {torch.__version__}; install mmnorm again, with --no-build-isolation.',
+            f'mmnorm._C is not used, so layers on the CPU are slower than they need be: {error}. Install mmnorm again, '
+            f'with --no-build-isolation, to compile it for this version and PyTorch {torch.__version__}.',
             stacklevel=2,
         )
         return None
+    return module
 
 
 _C = _load()

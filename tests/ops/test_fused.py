@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -303,3 +304,17 @@ def test_without_the_compiled_loops(layer, backend, monkeypatch):
     monkeypatch.setattr(fused.backend.native_passes, '_C', None)
     assert fused.backend.passes(x) is fused.backend.composed
     assert torch.allclose(layer(x), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_compiled_loops_of_another_version_are_not_used(monkeypatch):
+    native = fused.backend.native_passes
+    monkeypatch.setattr(native.importlib, 'import_module', lambda name: SimpleNamespace(INTERFACE=0))
+    with pytest.warns(UserWarning, match='another version of mmnorm. Install mmnorm again, with --no-build-isolation'):
+        assert native._load() is None
+
+    def fail(name):
+        raise ImportError('undefined symbol: _ZN2at')
+
+    monkeypatch.setattr(native.importlib, 'import_module', fail)
+    with pytest.warns(UserWarning, match='undefined symbol.*to compile it for this version and PyTorch'):
+        assert native._load() is None
