@@ -1,0 +1,116 @@
+"""The line from pretraining to evaluation, cut short: every step runs, and the backbones start from the checkpoint."""
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import re
+import runpy
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+ROOT = Path(__file__).resolve().parents[2]
+TASKS = ('segmentation', 'detection')
+
+
+def in_fork(log, name, *arguments):
+    """As run_tool of tools/demo.py, in a fork of this process, which has imported everything."""
+    process = os.fork()
+    if process == 0:
+        status = 1
+        try:
+            with log.open('w') as output:
+                for descriptor in (1, 2):
+                    os.dup2(output.fileno(), descriptor)
+                sys.stdout = sys.stderr = output
+                torch.set_num_threads(1)
+                sys.argv = [f'tools/{name}', *map(str, arguments)]
+                try:
+                    runpy.run_path(sys.argv[0], run_name='__main__')
+                    status = 0
+                except SystemExit as stopped:
+                    status = stopped.code or 0
+                except BaseException:
+                    traceback.print_exc()
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    assert status == 0, log.read_text()[-4000:]
+
+
+@pytest.fixture(scope='module')
+def line(tmp_path_factory):
+    """The folder of a very short run, and what it printed."""
+    for codebase in ('mmpretrain', 'mmseg', 'mmdet'):
+        importlib.import_module(f'{codebase}.models')
+    out = tmp_path_factory.mktemp('pipeline')
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.chdir(ROOT)
+        patch.syspath_prepend(ROOT / 'tools')
+        patch.setattr('demo.run_tool', in_fork)
+        patch.setattr(sys, 'argv', ['pipeline.py', '--out', str(out), '--iterations', '1', '--images', '32'])
+        runpy.run_path('tools/pipeline.py', run_name='__main__')
+    return out, printed.getvalue()
+
+
+def backbone(work_dir, initialized=False):
+    """Weights of the backbone that the run in ``work_dir`` started from, or ended with."""
+    if not initialized:
+        path = (work_dir / 'last_checkpoint').read_text().strip()
+        state = torch.load(path, weights_only=False)['state_dict']
+        return {name.removeprefix('backbone.'): w for name, w in state.items() if name.startswith('backbone.')}
+    (config,) = work_dir.glob('*_digits.py')
+    cfg = Config.fromfile(config)
+    importlib.import_module(cfg.default_scope)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    return model.backbone.state_dict()
+
+
+def test_table(line):
+    _, output = line
+    for task, metric in zip(TASKS, ('mIoU', 'box AP'), strict=True):
+        numbers = r' +-?\d+\.\d\d \(it\. +1\)' * 2 + r' +-?\d+\.\d\d +\d+ s$'
+        for start in ('finetuned', 'scratch'):
+            assert re.search(rf'^{task} +{start} +{metric}{numbers}', output, re.MULTILINE), output
+    assert len(re.findall(r'^ +finetuning started better: (yes|no) \([+-]', output, re.MULTILINE)) == len(TASKS)
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_finetuning_starts_from_the_checkpoint(line, task):
+    out, _ = line
+    trained = backbone(out / 'classification')
+    start = backbone(out / task / 'finetuned', initialized=True)
+    assert start.keys() == trained.keys()
+    assert all(torch.equal(start[name], trained[name]) for name in trained)
+    scratch = backbone(out / task / 'scratch', initialized=True)
+    assert not torch.equal(scratch['layer1.0.conv1.weight'], trained['layer1.0.conv1.weight'])
+
+
+@pytest.mark.parametrize('run', ['classification', 'segmentation/finetuned', 'detection/scratch'])
+def test_batch_average_at_the_end(line, run):
+    out, _ = line
+    log = (out / run / 'train.txt').read_text()
+    assert log.index('Batch average over') < log.index('Saving checkpoint at')
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_several_scales(line, task):
+    out, _ = line
+    for start in ('finetuned', 'scratch'):
+        assert json.loads((out / task / start / 'tta.json').read_text())
+        assert re.search('TTAModel', (out / task / start / 'test.txt').read_text())
+
+
+def test_refuses_no_iterations(tool, tmp_path):
+    message = tool('pipeline.py', '--out', tmp_path / 'new', '--iterations', '0', status=2)
+    assert message == 'error: --iterations is 0, expected at least 1\n'
+    assert not (tmp_path / 'new').exists()
