@@ -102,6 +102,8 @@ def main() -> None:
     title = f'{args.config}, {height}x{width}'
     if args.repeats:
         title += f'; times of a batch of {args.batch} on {device.type}, median of {args.repeats}'
+    if hasattr(network, 'rpn_head'):
+        title += '; heads run on the proposals that random weights make, a different number with each norm'
     table = CostTable(title, costs, {**facts, 'device': device.type})
     table.print()
     for path in args.out:
