@@ -141,7 +141,7 @@ def main() -> None:
     digits = out / 'digits'
     run_tool(
         out / 'make_digits.txt', 'make_digits.py', 'imagenet', 'ade20k', 'coco', '--out', digits, '--size', 64, 64,
-        '--train', args.images, '--val', max(args.images // 20, 2),
+        '--train', args.images, '--val', max(args.images // 40, 2),
     )  # fmt: skip
 
     print(f'classification: pretraining ResNet-18 with EN (log: {out / PRETRAINING.task}) ...', flush=True)
