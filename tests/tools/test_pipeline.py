@@ -15,9 +15,17 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.utils import ManagerMixin
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ('segmentation', 'detection')
+
+
+def forget_instances(cls):
+    """As in a new process: without the loggers and visualizers of what has run in this one."""
+    for subclass in cls.__subclasses__():
+        subclass._instance_dict.clear()
+        forget_instances(subclass)
 
 
 def in_fork(log, name, *arguments):
@@ -31,6 +39,7 @@ def in_fork(log, name, *arguments):
                     os.dup2(output.fileno(), descriptor)
                 sys.stdout = sys.stderr = output
                 torch.set_num_threads(1)
+                forget_instances(ManagerMixin)
                 sys.argv = [f'tools/{name}', *map(str, arguments)]
                 try:
                     runpy.run_path(sys.argv[0], run_name='__main__')
