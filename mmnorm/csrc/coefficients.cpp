@@ -18,20 +18,19 @@ namespace {
     __VA_ARGS__;                                        \
   })
 
-// A parameter as the loops read it: contiguous, in the type that is computed in.
-at::Tensor as(const at::Tensor& t, at::ScalarType dtype) { return t.to(dtype).contiguous(); }
-
-OptionalTensor as(const OptionalTensor& t, at::ScalarType dtype) {
-  return t.has_value() ? OptionalTensor(as(*t, dtype)) : std::nullopt;
+// A parameter as the loops read it: contiguous, in the type that is computed in; undefined if it is.
+at::Tensor as(const at::Tensor& t, at::ScalarType dtype) {
+  // Most are as they should be, and even an operator that does nothing takes a microsecond.
+  return !t.defined() || (t.scalar_type() == dtype && t.is_contiguous()) ? t : t.to(dtype).contiguous();
 }
 
 template <typename T>
-const T* pointer(const OptionalTensor& t) {
-  return t.has_value() ? t->const_data_ptr<T>() : nullptr;
+const T* pointer(const at::Tensor& t) {
+  return t.defined() ? t.const_data_ptr<T>() : nullptr;
 }
 
-at::Tensor given(const OptionalTensor& parameter, const at::Tensor& gradient) {
-  return parameter.has_value() ? gradient : at::Tensor();
+at::Tensor given(const at::Tensor& parameter, const at::Tensor& gradient) {
+  return parameter.defined() ? gradient : at::Tensor();
 }
 
 at::Tensor activate(const std::string& name, const at::Tensor& t) {
@@ -93,7 +92,7 @@ int64_t Pool::count(int64_t k, int64_t samples, int64_t channels) const {
   }
 }
 
-std::tuple<at::Tensor, at::Tensor> Pool::pool(const at::Tensor& mean, const at::Tensor& var) {
+std::tuple<at::Tensor, at::Tensor> Pool::pool(const at::Tensor& mean, const at::Tensor& var) const {
   const int64_t samples = mean.size(0), channels = mean.size(1);
   int64_t total = 0;
   for (int64_t k = 0; k < size(); ++k) {
@@ -146,128 +145,127 @@ Pooled<T> Pool::view(const at::Tensor& mean, const at::Tensor& var, const at::Te
   return view;
 }
 
-Tensors switchable_forward(Pool& pool, double eps, const at::Tensor& mean, const at::Tensor& var,
-                           const at::Tensor& center, const OptionalTensor& weight, const OptionalTensor& bias,
-                           const at::Tensor& mean_weight, const at::Tensor& var_weight) {
+Tensors SwitchableForm::forward(const at::Tensor& mean, const at::Tensor& var, const at::Tensor& center,
+                                const Tensors& params) const {
+  const at::Tensor &weight = params[0], &bias = params[1], &mean_weight = params[2], &var_weight = params[3];
   const auto dtype = center.scalar_type();
-  const auto [pooled_mean, pooled_var] = pool.pool(mean, var);
+  const auto [pooled_mean, pooled_var] = pool_.pool(mean, var);
   const auto w = as(weight, dtype), b = as(bias, dtype);
   const at::Tensor mean_logits = as(mean_weight, dtype), var_logits = as(var_weight, dtype);
-  at::Tensor ratios = at::empty({2, pool.size()}, center.options());
+  at::Tensor ratios = at::empty({2, pool_.size()}, center.options());
   at::Tensor scale = at::empty_like(center), shift = at::empty_like(center), deviation = at::empty_like(center),
              inv_std = at::empty_like(center);
   MMNORM_DISPATCH(dtype, "mmnorm::switchable_forward", {
-    const Pooled<T> view = pool.view<T>(mean, var, center, pooled_mean, pooled_var);
+    const Pooled<T> view = pool_.view<T>(mean, var, center, pooled_mean, pooled_var);
     MMNORM_CALL(switchable_forward, view, mean_logits.const_data_ptr<T>(), var_logits.const_data_ptr<T>(),
-                ratios.data_ptr<T>(), static_cast<T>(eps), pointer<T>(w), pointer<T>(b), scale.data_ptr<T>(), shift.data_ptr<T>(),
+                ratios.data_ptr<T>(), static_cast<T>(eps_), pointer<T>(w), pointer<T>(b), scale.data_ptr<T>(), shift.data_ptr<T>(),
                 deviation.data_ptr<T>(), inv_std.data_ptr<T>());
   });
   return {scale, shift, mean, var, center, pooled_mean, pooled_var, ratios, scale, deviation, inv_std};
 }
 
-Tensors switchable_backward(const Pool& pool, const Tensors& saved, const OptionalTensor& weight,
-                            const OptionalTensor& bias, const at::Tensor& dscale, const at::Tensor& dshift) {
+Tensors SwitchableForm::backward(const Tensors& saved, const Tensors& params, const at::Tensor& dscale,
+                                 const at::Tensor& dshift) const {
   const at::Tensor &mean = saved[0], &var = saved[1], &center = saved[2];
   const auto dtype = center.scalar_type();
   at::Tensor dmean = at::empty_like(center), dvar = at::empty_like(center);
   at::Tensor dweight = at::zeros({center.size(1)}, center.options()), dbias = at::zeros_like(dweight);
-  at::Tensor dlogits = at::empty({2, pool.size()}, center.options());
+  at::Tensor dlogits = at::empty({2, pool_.size()}, center.options());
   MMNORM_DISPATCH(dtype, "mmnorm::switchable_backward", {
-    const Pooled<T> view = pool.view<T>(mean, var, center, saved[3], saved[4]);
+    const Pooled<T> view = pool_.view<T>(mean, var, center, saved[3], saved[4]);
     MMNORM_CALL(switchable_backward, view, saved[5].const_data_ptr<T>(), saved[6].const_data_ptr<T>(),
                 saved[7].const_data_ptr<T>(), saved[8].const_data_ptr<T>(), dscale.const_data_ptr<T>(),
                 dshift.const_data_ptr<T>(), dmean.data_ptr<T>(), dvar.data_ptr<T>(), dweight.data_ptr<T>(),
                 dbias.data_ptr<T>(), dlogits.data_ptr<T>());
   });
-  return {dmean, dvar, given(weight, dweight), given(bias, dbias), dlogits.select(0, 0), dlogits.select(0, 1)};
+  return {dmean, dvar, given(params[0], dweight), given(params[1], dbias), dlogits.select(0, 0), dlogits.select(0, 1)};
 }
 
-Tensors exemplar_forward(Pool& pool, double eps, bool pairwise, bool tanh, const at::Tensor& mean,
-                         const at::Tensor& var, const at::Tensor& center, const OptionalTensor& weight,
-                         const OptionalTensor& bias, const OptionalTensor& conv_weight, const at::Tensor& fc1_weight,
-                         const at::Tensor& fc1_bias, const at::Tensor& fc2_weight, const at::Tensor& fc2_bias) {
+Tensors ExemplarForm::forward(const at::Tensor& mean, const at::Tensor& var, const at::Tensor& center,
+                              const Tensors& params) const {
+  const at::Tensor &weight = params[0], &bias = params[1], &conv_weight = params[2], &fc1_weight = params[3],
+                   &fc1_bias = params[4], &fc2_weight = params[5], &fc2_bias = params[6];
   const auto dtype = center.scalar_type();
-  const int64_t n = center.size(0), c = center.size(1), k = pool.size();
-  const auto [pooled_mean, pooled_var] = pool.pool(mean, var);
+  const int64_t n = center.size(0), c = center.size(1), k = pool_.size();
+  const auto [pooled_mean, pooled_var] = pool_.pool(mean, var);
   const auto w = as(weight, dtype), conv = as(conv_weight, dtype);
-  OptionalTensor b = as(bias, dtype);
-  if (b.has_value() && b->dim() == 2) {
-    b = b->sum(0);
+  at::Tensor b = as(bias, dtype);
+  if (b.defined() && b.dim() == 2) {
+    b = b.sum(0);
   }
-  const int64_t r = conv.has_value() ? conv->size(1) : 0;
+  const int64_t r = conv.defined() ? conv.size(1) : 0;
   at::Tensor scale = at::empty_like(center), shift = at::empty_like(center);
-  at::Tensor z = at::empty({pairwise ? n : 0, k, r == 0 ? c : c / r}, center.options());
-  at::Tensor features = pairwise ? at::empty({n, k * k}, center.options()) : center;
+  at::Tensor z = at::empty({pairwise_ ? n : 0, k, r == 0 ? c : c / r}, center.options());
+  at::Tensor features = pairwise_ ? at::empty({n, k * k}, center.options()) : center;
   at::Tensor hidden, ratios;
   MMNORM_DISPATCH(dtype, "mmnorm::exemplar_forward", {
-    const Pooled<T> view = pool.view<T>(mean, var, center, pooled_mean, pooled_var);
-    if (pairwise) {
-      MMNORM_CALL(exemplar_features, view, static_cast<T>(eps), pointer<T>(conv), r, z.data_ptr<T>(),
+    const Pooled<T> view = pool_.view<T>(mean, var, center, pooled_mean, pooled_var);
+    if (pairwise_) {
+      MMNORM_CALL(exemplar_features, view, static_cast<T>(eps_), pointer<T>(conv), r, z.data_ptr<T>(),
                   features.data_ptr<T>());
     }
     hidden = at::addmm(as(fc1_bias, dtype), features, as(fc1_weight, dtype).t());
-    hidden = tanh ? hidden.tanh_() : hidden.relu_();
+    hidden = tanh_ ? hidden.tanh_() : hidden.relu_();
     ratios = at::addmm(as(fc2_bias, dtype), hidden, as(fc2_weight, dtype).t()).softmax(1);
-    MMNORM_CALL(exemplar_mix, view, static_cast<T>(eps), ratios.const_data_ptr<T>(), pointer<T>(w),
-                w.has_value() && w->dim() == 2 ? c : 0, pointer<T>(b), scale.data_ptr<T>(), shift.data_ptr<T>());
+    MMNORM_CALL(exemplar_mix, view, static_cast<T>(eps_), ratios.const_data_ptr<T>(), pointer<T>(w),
+                w.defined() && w.dim() == 2 ? c : 0, pointer<T>(b), scale.data_ptr<T>(), shift.data_ptr<T>());
   });
   return {scale, shift, mean, var, center, pooled_mean, pooled_var, z, features, hidden, ratios};
 }
 
-Tensors exemplar_backward(const Pool& pool, double eps, bool pairwise, bool tanh, const Tensors& saved,
-                          const OptionalTensor& weight, const OptionalTensor& bias, const OptionalTensor& conv_weight,
-                          const at::Tensor& fc1_weight, const at::Tensor& fc2_weight, const at::Tensor& dscale,
-                          const at::Tensor& dshift) {
+Tensors ExemplarForm::backward(const Tensors& saved, const Tensors& params, const at::Tensor& dscale,
+                               const at::Tensor& dshift) const {
+  const at::Tensor &weight = params[0], &bias = params[1], &conv_weight = params[2], &fc1_weight = params[3],
+                   &fc2_weight = params[5];
   const at::Tensor &mean = saved[0], &var = saved[1], &center = saved[2], &z = saved[5], &features = saved[6],
                    &hidden = saved[7], &ratios = saved[8];
   const auto dtype = center.scalar_type();
-  const int64_t c = center.size(1), k = pool.size();
+  const int64_t c = center.size(1), k = pool_.size();
   const auto w = as(weight, dtype), conv = as(conv_weight, dtype);
-  const int64_t r = conv.has_value() ? conv->size(1) : 0, weight_stride = w.has_value() && w->dim() == 2 ? c : 0;
+  const int64_t r = conv.defined() ? conv.size(1) : 0, weight_stride = w.defined() && w.dim() == 2 ? c : 0;
   at::Tensor dvar = at::empty_like(center), dlogits = at::empty_like(ratios);
   at::Tensor dweight = at::zeros({k, c}, center.options()), dbias = at::zeros({c}, center.options()),
              dconv = at::zeros({c}, center.options());
   at::Tensor dmean, dhidden, dfeatures;
   MMNORM_DISPATCH(dtype, "mmnorm::exemplar_backward", {
-    const Pooled<T> view = pool.view<T>(mean, var, center, saved[3], saved[4]);
-    const T e = static_cast<T>(eps);
+    const Pooled<T> view = pool_.view<T>(mean, var, center, saved[3], saved[4]);
+    const T e = static_cast<T>(eps_);
     MMNORM_CALL(exemplar_ratio_gradients, view, e, ratios.const_data_ptr<T>(), pointer<T>(w), weight_stride,
                 dscale.const_data_ptr<T>(), dshift.const_data_ptr<T>(), dweight.data_ptr<T>(), dbias.data_ptr<T>(),
                 dlogits.data_ptr<T>());
     dhidden = at::mm(dlogits, as(fc2_weight, dtype));
-    dhidden = tanh ? dhidden.addcmul_(dhidden, hidden.square(), -1) : dhidden.mul_(hidden > 0);
+    dhidden = tanh_ ? dhidden.addcmul_(dhidden, hidden.square(), -1) : dhidden.mul_(hidden > 0);
     dfeatures = at::mm(dhidden, as(fc1_weight, dtype));
-    dmean = pairwise ? at::zeros_like(center) : dfeatures;
+    dmean = pairwise_ ? at::zeros_like(center) : dfeatures;
     MMNORM_CALL(exemplar_moment_gradients, view, e, ratios.const_data_ptr<T>(), pointer<T>(w), weight_stride,
-                pointer<T>(conv), r, z.const_data_ptr<T>(), pairwise ? dfeatures.const_data_ptr<T>() : nullptr,
+                pointer<T>(conv), r, z.const_data_ptr<T>(), pairwise_ ? dfeatures.const_data_ptr<T>() : nullptr,
                 dscale.const_data_ptr<T>(), dshift.const_data_ptr<T>(), dmean.data_ptr<T>(), dvar.data_ptr<T>(),
                 dconv.data_ptr<T>());
   });
-  if (weight.has_value() && weight->dim() == 1) {
+  if (weight.defined() && weight.dim() == 1) {
     dweight = dweight.sum(0);
   }
-  if (bias.has_value() && bias->dim() == 2) {
+  if (bias.defined() && bias.dim() == 2) {
     dbias = dbias.expand({k, c});
   }
   return {dmean,
           dvar,
           given(weight, dweight),
           given(bias, dbias),
-          conv.has_value() ? dconv.view_as(*conv) : at::Tensor(),
+          conv.defined() ? dconv.view_as(conv) : at::Tensor(),
           at::mm(dhidden.t(), features),
           dhidden.sum(0),
           at::mm(dlogits.t(), hidden),
           dlogits.sum(0)};
 }
 
-Tensors instance_meta_forward(Pool& pool, double eps, const std::string& mean_activation,
-                              const std::string& var_activation, const at::Tensor& mean, const at::Tensor& var,
-                              const at::Tensor& center, const OptionalTensor& weight, const OptionalTensor& bias,
-                              const at::Tensor& encoder, const at::Tensor& mean_decoder,
-                              const at::Tensor& var_decoder) {
+Tensors InstanceMetaForm::forward(const at::Tensor& mean, const at::Tensor& var, const at::Tensor& center,
+                                  const Tensors& params) const {
+  const at::Tensor &weight = params[0], &bias = params[1], &encoder = params[2], &mean_decoder = params[3],
+                   &var_decoder = params[4];
   const auto dtype = center.scalar_type();
   const int64_t n = center.size(0), groups = encoder.size(1);
-  const auto [pooled_mean, pooled_var] = pool.pool(mean, var);
+  const auto [pooled_mean, pooled_var] = pool_.pool(mean, var);
   const auto w = as(weight, dtype), b = as(bias, dtype);
   // The key groups come last. Both of their features go through one encoder.
   const int64_t first = pooled_mean.size(0) - n * groups;
@@ -275,22 +273,22 @@ Tensors instance_meta_forward(Pool& pool, double eps, const std::string& mean_ac
       at::cat({pooled_mean.slice(0, first).to(dtype), pooled_var.slice(0, first)}).view({2 * n, groups});
   const at::Tensor embedding = at::mm(keys, as(encoder, dtype).t()).relu_();
   const at::Tensor beta =
-      activate(mean_activation, at::mm(embedding.slice(0, 0, n), as(mean_decoder, dtype).t())).contiguous();
+      activate(mean_activation_, at::mm(embedding.slice(0, 0, n), as(mean_decoder, dtype).t())).contiguous();
   const at::Tensor omega =
-      activate(var_activation, at::mm(embedding.slice(0, n), as(var_decoder, dtype).t())).contiguous();
+      activate(var_activation_, at::mm(embedding.slice(0, n), as(var_decoder, dtype).t())).contiguous();
   at::Tensor scale = at::empty_like(center), shift = at::empty_like(center);
   MMNORM_DISPATCH(dtype, "mmnorm::instance_meta_forward", {
-    const Pooled<T> view = pool.view<T>(mean, var, center, pooled_mean, pooled_var);
-    MMNORM_CALL(instance_meta_mix, view, static_cast<T>(eps), omega.const_data_ptr<T>(), beta.const_data_ptr<T>(),
+    const Pooled<T> view = pool_.view<T>(mean, var, center, pooled_mean, pooled_var);
+    MMNORM_CALL(instance_meta_mix, view, static_cast<T>(eps_), omega.const_data_ptr<T>(), beta.const_data_ptr<T>(),
                 pointer<T>(w), pointer<T>(b), scale.data_ptr<T>(), shift.data_ptr<T>());
   });
   return {scale, shift, mean, var, center, pooled_mean, pooled_var, scale, keys, embedding, beta, omega};
 }
 
-Tensors instance_meta_backward(const Pool& pool, double eps, const std::string& mean_activation,
-                               const std::string& var_activation, const Tensors& saved, const OptionalTensor& weight,
-                               const OptionalTensor& bias, const at::Tensor& encoder, const at::Tensor& mean_decoder,
-                               const at::Tensor& var_decoder, const at::Tensor& dscale, const at::Tensor& dshift) {
+Tensors InstanceMetaForm::backward(const Tensors& saved, const Tensors& params, const at::Tensor& dscale,
+                                   const at::Tensor& dshift) const {
+  const at::Tensor &weight = params[0], &bias = params[1], &encoder = params[2], &mean_decoder = params[3],
+                   &var_decoder = params[4];
   const at::Tensor &mean = saved[0], &var = saved[1], &center = saved[2], &scale = saved[5], &keys = saved[6],
                    &embedding = saved[7], &beta = saved[8], &omega = saved[9];
   const auto dtype = center.scalar_type();
@@ -299,12 +297,12 @@ Tensors instance_meta_backward(const Pool& pool, double eps, const std::string& 
   at::Tensor dweight = at::zeros({center.size(1)}, center.options()), dbias = at::zeros_like(dweight);
   at::Tensor domega = at::empty_like(omega), dbeta = at::empty_like(beta), dencoder, dmean_decoder, dvar_decoder;
   MMNORM_DISPATCH(dtype, "mmnorm::instance_meta_backward", {
-    const Pooled<T> view = pool.view<T>(mean, var, center, saved[3], saved[4]);
-    MMNORM_CALL(instance_meta_base_gradients, view, static_cast<T>(eps), scale.const_data_ptr<T>(),
+    const Pooled<T> view = pool_.view<T>(mean, var, center, saved[3], saved[4]);
+    MMNORM_CALL(instance_meta_base_gradients, view, static_cast<T>(eps_), scale.const_data_ptr<T>(),
                 dscale.const_data_ptr<T>(), dshift.const_data_ptr<T>(), dmean.data_ptr<T>(), dvar.data_ptr<T>(),
                 dweight.data_ptr<T>(), dbias.data_ptr<T>(), domega.data_ptr<T>(), dbeta.data_ptr<T>());
-    domega = activation_backward(var_activation, omega, domega);
-    dbeta = activation_backward(mean_activation, beta, dbeta);
+    domega = activation_backward(var_activation_, omega, domega);
+    dbeta = activation_backward(mean_activation_, beta, dbeta);
     const at::Tensor dembedding =
         at::cat({at::mm(dbeta, as(mean_decoder, dtype)), at::mm(domega, as(var_decoder, dtype))}).mul_(embedding > 0);
     const at::Tensor dkeys = at::mm(dembedding, as(encoder, dtype));

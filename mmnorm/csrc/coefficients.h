@@ -7,6 +7,7 @@
 
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 namespace mmnorm {
@@ -44,7 +45,7 @@ class Pool {
 
   // Pools moments (N, C), and moves the running statistics. Returns the pooled means, in double, and variances, all
   // normalizers' one after another.
-  std::tuple<at::Tensor, at::Tensor> pool(const at::Tensor& mean, const at::Tensor& var);
+  std::tuple<at::Tensor, at::Tensor> pool(const at::Tensor& mean, const at::Tensor& var) const;
 
   template <typename T>
   Pooled<T> view(const at::Tensor& mean, const at::Tensor& var, const at::Tensor& center,
@@ -62,33 +63,68 @@ class Pool {
   std::optional<RunningStats> track_;
 };
 
-// Each forward returns scale and shift, then what its backward needs; each backward the gradients of mean and var, then
-// those of the parameters, undefined where the parameter is none.
+// How scale and shift come from the moments, and what their gradients send back.
+class Form {
+ public:
+  virtual ~Form() = default;
 
-Tensors switchable_forward(Pool& pool, double eps, const at::Tensor& mean, const at::Tensor& var,
-                           const at::Tensor& center, const OptionalTensor& weight, const OptionalTensor& bias,
-                           const at::Tensor& mean_weight, const at::Tensor& var_weight);
-Tensors switchable_backward(const Pool& pool, const Tensors& saved, const OptionalTensor& weight,
-                            const OptionalTensor& bias, const at::Tensor& dscale, const at::Tensor& dshift);
+  // Scale and shift, then what the backward needs. Of `params`, in the order of the layer, those that there are not are
+  // undefined. A pool with running statistics moves them.
+  virtual Tensors forward(const at::Tensor& mean, const at::Tensor& var, const at::Tensor& center,
+                          const Tensors& params) const = 0;
 
-Tensors exemplar_forward(Pool& pool, double eps, bool pairwise, bool tanh, const at::Tensor& mean,
-                         const at::Tensor& var, const at::Tensor& center, const OptionalTensor& weight,
-                         const OptionalTensor& bias, const OptionalTensor& conv_weight, const at::Tensor& fc1_weight,
-                         const at::Tensor& fc1_bias, const at::Tensor& fc2_weight, const at::Tensor& fc2_bias);
-Tensors exemplar_backward(const Pool& pool, double eps, bool pairwise, bool tanh, const Tensors& saved,
-                          const OptionalTensor& weight, const OptionalTensor& bias, const OptionalTensor& conv_weight,
-                          const at::Tensor& fc1_weight, const at::Tensor& fc2_weight, const at::Tensor& dscale,
-                          const at::Tensor& dshift);
+  // The gradients of mean and var, then those of the parameters, undefined where the parameter is.
+  virtual Tensors backward(const Tensors& saved, const Tensors& params, const at::Tensor& dscale,
+                           const at::Tensor& dshift) const = 0;
+};
 
-// The pool is the base and the key groups.
-Tensors instance_meta_forward(Pool& pool, double eps, const std::string& mean_activation,
-                              const std::string& var_activation, const at::Tensor& mean, const at::Tensor& var,
-                              const at::Tensor& center, const OptionalTensor& weight, const OptionalTensor& bias,
-                              const at::Tensor& encoder, const at::Tensor& mean_decoder,
-                              const at::Tensor& var_decoder);
-Tensors instance_meta_backward(const Pool& pool, double eps, const std::string& mean_activation,
-                               const std::string& var_activation, const Tensors& saved, const OptionalTensor& weight,
-                               const OptionalTensor& bias, const at::Tensor& encoder, const at::Tensor& mean_decoder,
-                               const at::Tensor& var_decoder, const at::Tensor& dscale, const at::Tensor& dshift);
+// params: weight, bias, mean_weight, var_weight.
+class SwitchableForm : public Form {
+ public:
+  SwitchableForm(Pool pool, double eps) : pool_(std::move(pool)), eps_(eps) {}
+  Tensors forward(const at::Tensor& mean, const at::Tensor& var, const at::Tensor& center,
+                  const Tensors& params) const override;
+  Tensors backward(const Tensors& saved, const Tensors& params, const at::Tensor& dscale,
+                   const at::Tensor& dshift) const override;
+
+ private:
+  Pool pool_;
+  double eps_;
+};
+
+// params: weight, bias, conv_weight, fc1_weight, fc1_bias, fc2_weight, fc2_bias.
+class ExemplarForm : public Form {
+ public:
+  ExemplarForm(Pool pool, double eps, bool pairwise, bool tanh)
+      : pool_(std::move(pool)), eps_(eps), pairwise_(pairwise), tanh_(tanh) {}
+  Tensors forward(const at::Tensor& mean, const at::Tensor& var, const at::Tensor& center,
+                  const Tensors& params) const override;
+  Tensors backward(const Tensors& saved, const Tensors& params, const at::Tensor& dscale,
+                   const at::Tensor& dshift) const override;
+
+ private:
+  Pool pool_;
+  double eps_;
+  bool pairwise_, tanh_;
+};
+
+// params: weight, bias, encoder_weight, mean_decoder_weight, var_decoder_weight. The pool is the base and the key groups.
+class InstanceMetaForm : public Form {
+ public:
+  InstanceMetaForm(Pool pool, double eps, std::string mean_activation, std::string var_activation)
+      : pool_(std::move(pool)),
+        eps_(eps),
+        mean_activation_(std::move(mean_activation)),
+        var_activation_(std::move(var_activation)) {}
+  Tensors forward(const at::Tensor& mean, const at::Tensor& var, const at::Tensor& center,
+                  const Tensors& params) const override;
+  Tensors backward(const Tensors& saved, const Tensors& params, const at::Tensor& dscale,
+                   const at::Tensor& dshift) const override;
+
+ private:
+  Pool pool_;
+  double eps_;
+  std::string mean_activation_, var_activation_;
+};
 
 }  // namespace mmnorm

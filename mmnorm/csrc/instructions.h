@@ -17,14 +17,14 @@
 #define MMNORM_X86
 
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,prfchw")
 #define MMNORM_CPU cpu_avx2
 #include MMNORM_KERNELS
 #undef MMNORM_CPU
 #pragma GCC pop_options
 
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma,prefer-vector-width=512")
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma,prfchw,prefer-vector-width=512")
 #define MMNORM_CPU cpu_avx512
 #include MMNORM_KERNELS
 #undef MMNORM_CPU

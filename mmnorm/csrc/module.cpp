@@ -1,7 +1,8 @@
-// The Python module mmnorm._C: the passes and coefficients of mmnorm/ops/native_passes.py and native_coefficients.py.
+// The Python module mmnorm._C: the passes, the coefficients and the node of mmnorm/ops/native*.py.
 #include <torch/csrc/utils/pybind.h>
 
 #include "coefficients.h"
+#include "node.h"
 #include "passes.h"
 
 PYBIND11_MODULE(_C, module) {
@@ -9,8 +10,8 @@ PYBIND11_MODULE(_C, module) {
   using namespace mmnorm;
   using release = py::call_guard<py::gil_scoped_release>;
 
-  // Of the functions below, as native_passes.py calls them; to be raised with every change.
-  module.attr("INTERFACE") = 1;
+  // Of the functions below, as they are called from Python; to be raised with every change.
+  module.attr("INTERFACE") = 2;
   module.def("instructions", &instructions);
   module.def("moments", &moments, release());
   module.def("affine", &affine, release());
@@ -22,10 +23,12 @@ PYBIND11_MODULE(_C, module) {
   py::class_<Pool>(module, "Pool")
       .def(py::init<const std::vector<std::string>&, const std::vector<int64_t>&, const OptionalTensor&,
                     const OptionalTensor&, std::optional<RunningStats>>());
-  module.def("switchable_forward", &switchable_forward, release());
-  module.def("switchable_backward", &switchable_backward, release());
-  module.def("exemplar_forward", &exemplar_forward, release());
-  module.def("exemplar_backward", &exemplar_backward, release());
-  module.def("instance_meta_forward", &instance_meta_forward, release());
-  module.def("instance_meta_backward", &instance_meta_backward, release());
+  py::class_<Form, std::shared_ptr<Form>>(module, "Form");
+  py::class_<SwitchableForm, Form, std::shared_ptr<SwitchableForm>>(module, "SwitchableForm")
+      .def(py::init<Pool, double>());
+  py::class_<ExemplarForm, Form, std::shared_ptr<ExemplarForm>>(module, "ExemplarForm")
+      .def(py::init<Pool, double, bool, bool>());
+  py::class_<InstanceMetaForm, Form, std::shared_ptr<InstanceMetaForm>>(module, "InstanceMetaForm")
+      .def(py::init<Pool, double, std::string, std::string>());
+  module.def("normalize", &normalize);
 }

@@ -7,7 +7,8 @@ go into one pass::
 
 There are three ways to it:
 
-* :class:`_Whole`, eager mode on the CPU, and on a GPU with Triton: one node, with the closed form of the coefficients.
+* one node, with the closed form of the coefficients, in eager mode: in C++ where the loops for the CPU are compiled
+  (``csrc/node.cpp``), else :class:`_Whole`, on the CPU and on a GPU with Triton.
 * :class:`_Moments` and :class:`_Affine`, which leave the coefficients to autograd (or to torch.compile). Left to
   itself, autograd would make each part of dx by itself and add them. So the node of the affine form hands ``dy`` and
   ``scale`` on, as the gradients of two stand-ins without memory of their own, and the node of the moments, which
@@ -18,6 +19,8 @@ Kept between forward and backward: x, and (N, C) numbers.
 """
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from types import ModuleType
 from typing import Protocol
 
@@ -25,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from . import backend, library, reference
+from . import backend, library, native_coefficients, reference
 from .compat import is_autocast_enabled, is_exporting
 from .reference import accumulation_dtype
 
@@ -65,6 +68,8 @@ def normalize(x: Tensor, layer: Coefficients) -> Tensor:
         form = layer.closed_form(forms, accumulation_dtype(x.dtype), positions)
         params = layer.coefficient_parameters()
         if None not in (form, params) and forms.supports(form, *x.shape[:2], *params.values()):
+            if forms is native_coefficients:
+                return forms.normalize(x, form, list(params.values()), partial(_replay, layer))
             return _Whole.apply(x, layer, form, *params.values())
     mean, var, large_offset, dy_stand_in, scale_stand_in = _Moments.apply(x)
     scale, shift = (t.expand_as(mean) for t in layer.coefficients(mean, var, positions))
@@ -145,7 +150,9 @@ class _Whole(torch.autograd.Function):
         x, center, scale, *others = ctx.saved_tensors
         params, saved = others[: ctx.num_params], others[ctx.num_params :]
         if torch.is_grad_enabled():
-            dx, *dparams = _replay(ctx.layer, x, params, ctx.needs_input_grad, dy)
+            # Without the layer and its form, which stand between x and the parameters.
+            needs_grad = ctx.needs_input_grad[0], *ctx.needs_input_grad[3:]
+            dx, *dparams = _replay(ctx.layer, x, params, needs_grad, dy)
             return dx, None, None, *dparams
         if is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
@@ -174,15 +181,14 @@ class _Replay(nn.Module):
         return _reference(x, self.layer, update_running_stats=False)
 
 
-def _replay(layer: nn.Module, x: Tensor, params: list[Tensor | None], needs_grad: tuple[bool, ...], dy: Tensor):
-    """Gradients that can be differentiated again: those of x and of the parameters."""
+def _replay(layer: nn.Module, x: Tensor, params: list[Tensor | None], needs_grad: Sequence[bool], dy: Tensor):
+    """Gradients that can be differentiated again: those of x and of the parameters, where ``needs_grad`` says so."""
     named = {
         f'layer.{name}': p for name, p in zip(layer.coefficient_parameters(), params, strict=True) if p is not None
     }
     y = torch.func.functional_call(_Replay(layer), named, (x,))
     inputs = [x, *params]
-    # Without the layer and its form, which stand between x and the parameters.
-    wanted = [i for i, needed in enumerate((needs_grad[0], *needs_grad[3:])) if needed]
+    wanted = [i for i, needed in enumerate(needs_grad) if needed]
     gradients = torch.autograd.grad(y, [inputs[i] for i in wanted], dy, create_graph=True, allow_unused=True)
     by_index = dict(zip(wanted, gradients, strict=True))
     return [by_index.get(i) for i in range(len(inputs))]
