@@ -103,7 +103,7 @@ def main() -> None:
     if args.repeats:
         title += f'; times of a batch of {args.batch} on {device.type}, median of {args.repeats}'
     if hasattr(network, 'rpn_head'):
-        title += '; heads run on the proposals that random weights make, a different number with each norm'
+        title += '; the heads run on random boxes, the same for all'
     table = CostTable(title, costs, {**facts, 'device': device.type})
     table.print()
     for path in args.out:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .complexity import Complexity, complexity
+from .proposals import fixed_proposals
 from .timing import median_seconds
 
 
@@ -71,7 +72,10 @@ def measure_costs(
 
 
 def make_forward(network: nn.Module, scope: str, x: Tensor) -> Callable[[], Any]:
-    """A call of an OpenMMLab model without losses and without post-processing (``mode='tensor'``)."""
+    """A call of an OpenMMLab model without losses and without post-processing (``mode='tensor'``).
+
+    The heads of a detector run on proposals that are always the same (:mod:`.proposals`).
+    """
     if scope != 'mmdet':
         return lambda: network(x, mode='tensor')
     from mmdet.structures import DetDataSample
@@ -79,7 +83,12 @@ def make_forward(network: nn.Module, scope: str, x: Tensor) -> Callable[[], Any]
     size = tuple(x.shape[2:])
     sizes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), size)
     samples = [DetDataSample(metainfo=dict(sizes, scale_factor=(1.0, 1.0))) for _ in x]
-    return lambda: network(x, samples, mode='tensor')
+
+    def forward() -> Any:
+        with fixed_proposals(network, x):
+            return network(x, samples, mode='tensor')
+
+    return forward
 
 
 def _training_step(network: nn.Module, forward: Callable[[], Any]) -> Callable[[], None]:

@@ -74,6 +74,14 @@ def test_parts_of_segmentation(costs):
     assert part['BN']['flops'] < part['EN']['flops'] < both['EN']['flops']
 
 
+def test_detectors_differ_by_their_norms_alone(costs):
+    found = costs('configs/pipeline/faster_rcnn_en_r18_digits.py', '--shape', 64, '--norms', 'GN', 'SN', 'EN')
+    besides = {name: row['flops'] - row['norm_flops'] for name, row in found.items()}
+    assert besides['BN'] == besides['GN'] == besides['SN'] == besides['EN']
+    # 100 proposals of 64x7x7 through the four 3x3 convolutions of the box head, and more.
+    assert besides['BN'] > 4 * 100 * 49 * 64 * 64 * 9
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
