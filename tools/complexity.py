@@ -13,6 +13,7 @@ import mmnorm  # noqa: F401  registers SN, EN and ILM
 from mmnorm.analysis.cost_table import CostTable, check_table_names
 from mmnorm.analysis.costs import measure_costs
 from mmnorm.analysis.norm_variants import PLAIN, parse_variant, with_norm
+from mmnorm.convert.configs import with_torch_sync_bn
 from mmnorm.engine import launch
 from mmnorm.engine.errors import UsageError
 
@@ -85,7 +86,7 @@ def main() -> None:
         raise UsageError(f'{args.config} has no model')
 
     torch.manual_seed(0)
-    network = MODELS.build(cfg.model)
+    network = MODELS.build(with_torch_sync_bn(cfg.model))
     names = [name.strip() for name in (args.norm_scope or '').split(',') if name.strip()]
     networks = {text: with_norm(network, norm, names).to(device) for text, norm in settings.items()}
     height, width = SIZES[scope] if args.shape is None else (args.shape * 2)[:2]

@@ -120,7 +120,7 @@ def build_converted(model_type: Any, norm: Mapping, norm_scope: Sequence[str] = 
     Raises:
         UsageError: If ``norm_scope`` names no sub-module, or there is nothing to replace.
     """
-    network = MODELS.build(_with_torch_sync_bn(dict(type=model_type, **model)))
+    network = MODELS.build(with_torch_sync_bn(dict(type=model_type, **model)))
     _check_scope(network, norm_scope)
     fresh = set()
 
@@ -188,17 +188,17 @@ def _start_averages(network: nn.Module) -> None:
                 norm.load_state_dict(source.state_dict())
 
 
-def _with_torch_sync_bn(node: Any) -> Any:
+def with_torch_sync_bn(node: Any) -> Any:
     """A config with mmcv's own SyncBN named as PyTorch's, as mmcv's can't even be made in a run of one process."""
     if isinstance(node, Mapping):
-        changed = {key: _with_torch_sync_bn(value) for key, value in node.items()}
+        changed = {key: with_torch_sync_bn(value) for key, value in node.items()}
         if changed.get('type') == 'MMSyncBN':
             changed['type'] = 'SyncBN'
             for key in ('group', 'stats_mode'):
                 changed.pop(key, None)
         return type(node)(changed)
     if isinstance(node, list | tuple):
-        return type(node)(_with_torch_sync_bn(child) for child in node)
+        return type(node)(with_torch_sync_bn(child) for child in node)
     return node
 
 

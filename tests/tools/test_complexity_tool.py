@@ -74,6 +74,13 @@ def test_parts_of_segmentation(costs):
     assert part['BN']['flops'] < part['EN']['flops'] < both['EN']['flops']
 
 
+def test_sync_bn_of_mmcv(costs):
+    options = '--shape', 64, '--norms', 'EN'
+    swapped = 'model.backbone.norm_cfg.type=MMSyncBN', 'model.decode_head.norm_cfg.type=MMSyncBN'
+    config = 'configs/demo/deeplab_bn_r18_digits.py'
+    assert costs(config, *options, '--cfg-options', *swapped) == costs(config, *options)
+
+
 def test_detectors_differ_by_their_norms_alone(costs):
     found = costs('configs/pipeline/faster_rcnn_en_r18_digits.py', '--shape', 64, '--norms', 'GN', 'SN', 'EN')
     besides = {name: row['flops'] - row['norm_flops'] for name, row in found.items()}
