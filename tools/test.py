@@ -14,6 +14,12 @@ def parse_args() -> argparse.Namespace:
     launch.add_common_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation: several scales and flips')
+    parser.add_argument(
+        '--batch-average',
+        type=int,
+        metavar='N',
+        help='take BN statistics from N training batches first, for a checkpoint of a run without BatchAverageHook',
+    )
     parser.add_argument('--show-dir', help='paint predictions of test images into this folder')
     parser.add_argument('--out', help='write the metrics to this .json file')
     return parser.parse_args()
@@ -41,11 +47,18 @@ def main() -> None:
         raise UsageError(f'--out expects a .json file, got {args.out}')
     cfg, scope = launch.load_config(args)
     checks.check_checkpoint(args.checkpoint, 'the command line', 'Train one with tools/train.py, or give its path.')
-    checks.check_data(cfg, ('test_dataloader',))
+    if args.batch_average is not None and args.batch_average < 1:
+        raise UsageError(f'--batch-average: expected at least 1 training batch, got {args.batch_average}')
+    if args.batch_average and not (cfg.get('train_dataloader') and cfg.get('train_cfg')):
+        raise UsageError(f'--batch-average needs the training data, and {args.config} has no train_dataloader')
+    checks.check_data(cfg, ('test_dataloader', *(['train_dataloader'] if args.batch_average else [])))
     checks.check_evaluator(cfg, ('test_evaluator',))
     cfg.load_from = args.checkpoint
     if args.show_dir:
         paint_predictions(cfg, scope, args.show_dir)
+    if args.batch_average:
+        hook = dict(type='BatchAverageHook', num_iters=args.batch_average, in_test=True)
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
     model = cfg.model
     if args.tta:
         enable_tta(cfg, scope)

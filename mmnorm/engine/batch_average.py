@@ -179,14 +179,14 @@ def _has_statistics(module: nn.Module) -> bool:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside of a wrapper for distributed training."""
+    """The model inside of a wrapper for distributed training or test-time augmentation."""
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
         return model.module
     try:
-        from mmengine.model import is_model_wrapper
+        from mmengine.model import BaseTTAModel, is_model_wrapper
     except ImportError:
         return model
-    return model.module if is_model_wrapper(model) else model
+    return unwrap(model.module) if is_model_wrapper(model) or isinstance(model, BaseTTAModel) else model
 
 
 @contextmanager

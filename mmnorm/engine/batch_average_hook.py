@@ -27,15 +27,17 @@ class BatchAverageHook(Hook):
 
     Args:
         num_iters: Number of batches in each process, at most one epoch of them.
+        in_test: Do it before a test too, for a checkpoint that was trained without.
     """
 
     # After the optimizer, before EMAHook and CheckpointHook.
     priority = 'ABOVE_NORMAL'
 
-    def __init__(self, num_iters: int = 200) -> None:
+    def __init__(self, num_iters: int = 200, in_test: bool = False) -> None:
         if isinstance(num_iters, bool) or not isinstance(num_iters, int) or num_iters <= 0:
             raise ValueError(f'num_iters must be a positive integer, got {num_iters!r}')
         self.num_iters = num_iters
+        self.in_test = in_test
         # Whether the weights have changed since the last time.
         self._outdated = False
 
@@ -64,6 +66,12 @@ class BatchAverageHook(Hook):
     def before_val(self, runner) -> None:
         """Before an evaluation in the course of training."""
         self._average(runner)
+
+    def before_test(self, runner) -> None:
+        """Before a test, with the checkpoint that was loaded for it."""
+        if self.in_test:
+            self._outdated = True
+            self._average(runner)
 
     def after_train(self, runner) -> None:
         """What is evaluated after training is none of the hook's business."""

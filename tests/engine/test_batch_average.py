@@ -308,6 +308,29 @@ def test_hook(by_epoch, tmp_path):
         assert torch.equal(parameter, plain.get_parameter(name)), f'{name}: training was disturbed'
 
 
+def test_hook_before_a_test(tmp_path):
+    loader = dict(dataset=Points(), batch_size=2)
+    model = Model()
+    weights = {name: p.clone() for name, p in model.named_parameters()}
+    runner = Runner(
+        model,
+        str(tmp_path),
+        train_dataloader=dict(sampler=dict(type='InfiniteSampler'), **loader),
+        test_dataloader=dict(sampler=dict(type='DefaultSampler', shuffle=False), **loader),
+        train_cfg=dict(by_epoch=False, max_iters=7),
+        test_cfg=dict(),
+        test_evaluator=dict(type=Count),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        custom_hooks=[dict(type='BatchAverageHook', in_test=True)],
+        randomness=dict(seed=5),
+        experiment_name=tmp_path.name,
+    )
+    assert runner.test() == {'count': 6}
+    torch.testing.assert_close(model.norm.running_mean, torch.full((3,), 7.0), rtol=0, atol=0.6)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, weights[name])
+
+
 def test_hook_groups_images_as_training_does():
     class Grouping(BatchSampler):
         """Keeps what is left over, as mmdet's AspectRatioBatchSampler does when it isn't exhausted."""

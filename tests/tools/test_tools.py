@@ -34,8 +34,9 @@ def test_classification_config_of_mmpretrain(digits, tool, tmp_path):
     assert state_dict['backbone.layer4.1.bn2.fc1_weight'].shape == (150, 9)
     out = tmp_path / 'metrics.json'
     evaluate = [config, tmp_path / 'epoch_1.pth', '--work-dir', tmp_path, '--out', out]
-    for flags in ([], ['--tta']):
-        tool('test.py', *evaluate, *flags, '--cfg-options', *options)
+    for flags in ([], ['--tta', '--batch-average', 2]):
+        output = tool('test.py', *evaluate, *flags, '--cfg-options', *options)
+        assert ('Batch average over 2 training batches' in output) == ('--batch-average' in flags)
         assert 'accuracy/top1' in json.loads(out.read_text())
 
 
@@ -131,6 +132,9 @@ def test_options_that_make_no_sense(refuse, digits):
     options = ['--cfg-options', *data_root(digits)]
     assert 'no auto_scale_lr.base_batch_size' in refuse('train', DEMO, '--auto-scale-lr', *options)
     assert '--out expects a .json file, got x.pkl' in refuse('test', DEMO, 'c.pth', '--out', 'x.pkl')
+    average = ['test', DEMO, __file__, '--batch-average']
+    assert 'expected at least 1 training batch, got 0' in refuse(*average, 0, *options)
+    assert 'has no train_dataloader' in refuse(*average, 2, *options[:1], *options[2:], 'train_dataloader=None')
     assert 'no tta_pipeline' in refuse('test', DEMO, __file__, '--tta', *options, 'tta_pipeline=None')
     assert 'no default_hooks.visualization' in refuse(
         'test', DEMO, __file__, '--show-dir', 'x', *options, 'default_hooks.visualization=None'

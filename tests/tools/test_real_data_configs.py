@@ -1,0 +1,55 @@
+"""The configs of docs/results.md, on files that look like their data."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+SHORT = 'configs/cifar/resnet20_cifar10_short.py'
+CAMVID = 'configs/segmentation/deeplab_r18_camvid.py'
+
+
+def iterations(number):
+    settings = ('train_cfg.max_iters', 'train_cfg.val_interval', 'default_hooks.checkpoint.interval')
+    return [f'{setting}={number}' for setting in settings]
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    """Four images to train on and two to validate, of 11 classes and void, in CamVid's folders."""
+    rng = np.random.default_rng(0)
+    for split, number in (('train', 4), ('val', 2)):
+        for kind in ('img', 'ann'):
+            (tmp_path / kind / split).mkdir(parents=True)
+        for i in range(number):
+            label = np.kron(rng.integers(0, 12, (9, 12)), np.ones((40, 40))).astype(np.uint8)
+            image = np.stack([label * 20] * 3, 2)
+            cv2.imwrite(str(tmp_path / f'img/{split}/{i}.jpg'), image)
+            label[label == 11] = 255
+            cv2.imwrite(str(tmp_path / f'ann/{split}/{i}.png'), label)
+    return tmp_path
+
+
+def test_camvid(scenes, tool, tmp_path):
+    options = [f'{split}_dataloader.dataset.data_root={scenes}' for split in ('train', 'val', 'test')]
+    work_dir = tmp_path / 'run'
+    arguments = ['--work-dir', work_dir, '--cfg-options', *options]
+    output = tool('train.py', CAMVID, '--norm', 'EN', *arguments, *iterations(2))
+    assert 'bicyclist' in output
+    saved = torch.load(work_dir / 'iter_2.pth', weights_only=False)
+    assert saved['state_dict']['decode_head.image_pool.1.bn.fc1_weight'].shape == (150, 9)
+    metrics = tmp_path / 'metrics.json'
+    tool('test.py', CAMVID, work_dir / 'iter_2.pth', '--norm', 'EN', '--tta', '--out', metrics, *arguments)
+    assert 0 <= json.loads(metrics.read_text())['mIoU'] <= 100
+
+
+def test_cifar(digits, tool, tmp_path):
+    folders = {'train': 'train', 'val': 'val', 'test': 'val'}
+    options = [f'{split}_dataloader.dataset.data_root={digits / "imagenet"}' for split in folders]
+    options += [f'{split}_dataloader.dataset.data_prefix={folder}' for split, folder in folders.items()]
+    options += ['model.backbone.norm_cfg.type=EN', 'train_dataloader.batch_size=2']
+    output = tool('train.py', SHORT, '--work-dir', tmp_path, '--cfg-options', *options, *iterations(3))
+    assert 'accuracy/top1' in output
+    assert list(tmp_path.glob('*/vis_data/scalars.json'))
