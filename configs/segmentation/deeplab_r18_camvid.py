@@ -29,9 +29,9 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline), **loader)
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline), **loader)
 test_dataloader = val_dataloader
 
-max_iters = 2200
+max_iters = 1600
 optim_wrapper = dict(optimizer=dict(lr=0.01))
-train_cfg = dict(max_iters=max_iters, val_interval=550)
+train_cfg = dict(max_iters=max_iters, val_interval=400)
 param_scheduler = [dict(type='PolyLR', power=0.9, eta_min=0, begin=0, end=max_iters, by_epoch=False)]
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=max_iters // 4, max_keep_ckpts=4, save_best=None))
 custom_hooks = [dict(type='NormRatioHook', interval=50)]
