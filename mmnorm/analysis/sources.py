@@ -164,6 +164,9 @@ def _build_model(cfg: Config) -> torch.nn.Module:
         for name in parents:
             node = node[int(name)] if name.isdigit() else node[name]
         node[last] = None
+    # Configs of mmpretrain have it beside the model, where the Runner looks for it.
+    if cfg.get('data_preprocessor') is not None:
+        settings.setdefault('data_preprocessor', cfg.data_preprocessor)
     return MODELS.build(settings)
 
 

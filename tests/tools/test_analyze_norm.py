@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+import mmnorm
 from mmnorm.analysis import load_record
 from mmnorm.datasets import write_layout
 from mmnorm.datasets.writers import IMAGENET_CLASSES
@@ -83,6 +84,26 @@ def recorded(work):
     out = work / 'en.npz'
     run_main('analyze_norm', 'record', work / 'en/iter_4.pth', '--out', out)
     return out
+
+
+def test_images_are_prepared_as_in_training(work, monkeypatch):
+    """The data_preprocessor of mmpretrain's configs stands beside the model."""
+    seen = []
+    forward = mmnorm.ExemplarNorm2d.forward
+
+    def watch(layer, x):
+        seen.append(x.abs().max().item())
+        return forward(layer, x)
+
+    monkeypatch.setattr(mmnorm.ExemplarNorm2d, 'forward', watch)
+    runs = {}
+    for std in ([64] * 3, [6400] * 3):
+        out = work / f'prepared_{std[0]}.npz'
+        options = ['--cfg-options', f'data_preprocessor.std={std}'.replace(' ', '')]
+        run_main('analyze_norm', 'record', work / 'en/iter_4.pth', '--out', out, *options)
+        runs[std[0]] = seen[0]
+        seen.clear()
+    assert runs[64] == pytest.approx(100 * runs[6400])
 
 
 def test_record(work, recorded):
