@@ -1,6 +1,8 @@
 """The whole layer through every path: the same values, gradients of any order, and nothing kept that need not be."""
 
 import copy
+import gc
+import weakref
 from functools import partial
 from types import SimpleNamespace
 
@@ -148,6 +150,53 @@ def test_in_place_relu_may_follow(layer):
     y = layer(x)
     assert y._base is None
     assert y.data_ptr() != x.data_ptr()
+
+
+@pytest.mark.parametrize('changed', ['input', 'parameter'])
+def test_what_is_kept_must_not_change(layer, changed):
+    x = torch.randn(2, 8, 4, 4, dtype=torch.float64, requires_grad=True)
+    y = layer(x)
+    with torch.no_grad():
+        (x if changed == 'input' else list(layer.parameters())[-1]).add_(1)
+    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+        y.sum().backward()
+
+
+def test_backward_twice(layer):
+    x = torch.randn(2, 8, 4, 4, dtype=torch.float64, requires_grad=True)
+    y = layer(x)
+    wanted = [x, *layer.parameters()]
+    first, second = (torch.autograd.grad(y.square().sum(), wanted, retain_graph=True) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second))
+    y.sum().backward()
+    with pytest.raises(RuntimeError, match='backward through the graph a second time'):
+        y.sum().backward()
+
+
+def test_gradients_where_they_are_needed(layer):
+    x = torch.randn(2, 8, 4, 4, dtype=torch.float64)
+    names = [name for name, _ in layer.named_parameters()]
+    for wanted in (names[-1:], names[:1], ['input']):
+        trained = copy.deepcopy(layer)
+        for name, parameter in trained.named_parameters():
+            parameter.requires_grad_(name in wanted)
+        inputs = x.clone().requires_grad_('input' in wanted)
+        found = {'input': inputs, **dict(trained.named_parameters())}
+        y = trained(inputs)
+        y.square().sum().backward()
+        for name, tensor in found.items():
+            assert (tensor.grad is not None) == (name in wanted), name
+
+
+def test_nothing_outlives_the_graph(layer):
+    layer = copy.deepcopy(layer)
+    alive = weakref.ref(layer)
+    y = layer(torch.randn(2, 8, 4, 4, dtype=torch.float64, requires_grad=True))
+    del layer
+    assert alive() is not None, 'the graph needs it for gradients of gradients'
+    del y
+    gc.collect()
+    assert alive() is None
 
 
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
