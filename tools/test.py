@@ -50,7 +50,7 @@ def main() -> None:
     if args.batch_average is not None and args.batch_average < 1:
         raise UsageError(f'--batch-average: expected at least 1 training batch, got {args.batch_average}')
     if args.batch_average and not (cfg.get('train_dataloader') and cfg.get('train_cfg')):
-        raise UsageError(f'--batch-average needs the training data, and {args.config} has no train_dataloader')
+        raise UsageError(f'--batch-average: {args.config} has no train_dataloader or train_cfg to train with')
     checks.check_data(cfg, ('test_dataloader', *(['train_dataloader'] if args.batch_average else [])))
     checks.check_evaluator(cfg, ('test_evaluator',))
     cfg.load_from = args.checkpoint
