@@ -1,13 +1,7 @@
 """What older versions of PyTorch lack or call otherwise. mmnorm runs from 2.1 on; graphs want 2.7."""
 
-from collections.abc import Callable
-
 import torch
-
-
-def is_exporting() -> bool:
-    """Whether torch.export traces (told apart from torch.compile since 2.7)."""
-    return getattr(torch.compiler, 'is_exporting', bool)()
+from torch.autograd import forward_ad
 
 
 def is_autocast_enabled(device_type: str) -> bool:
@@ -20,10 +14,10 @@ def is_autocast_enabled(device_type: str) -> bool:
         return enabled()
 
 
-def custom_op(name: str, function: Callable, fake: Callable) -> Callable:
-    """An operator that tracing sees as one node; before 2.4, the function itself."""
-    if not hasattr(torch.library, 'custom_op'):
-        return function
-    operator = torch.library.custom_op(name, function, mutates_args=())
-    operator.register_fake(fake)
-    return operator
+def is_transformed() -> bool:
+    """Whether tensors are traced or transformed: by torch.jit.trace, torch.func, or forward-mode differentiation."""
+    return (
+        torch._C._functorch.maybe_current_level() is not None
+        or forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+    )

@@ -38,53 +38,67 @@ _batch_norm_update_stats = torch.ops.aten.batch_norm_update_stats.default
 _group_norm_backward = torch.ops.aten.native_group_norm_backward.default
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor, bool]:
-    """See :func:`.reference.moments`.
+class ComposedPasses:
+    """The passes over one tensor; see :mod:`.reference` for what each computes.
 
-    Where no plane has a large offset, the moments come in the type of :func:`.reference.accumulation_dtype`.
+    Its moments come first: they tell whether planes have a large offset, which the other passes then expect.
     """
+
+    _large_offset: bool = False
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See :func:`.reference.moments`."""
+        mean, var, self._large_offset = _moments(x)
+        dtype = coefficient_dtype(x)
+        return mean.to(dtype), var.to(dtype)
+
+    def affine(self, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """See :func:`.reference.affine`."""
+        if not x.is_cpu:
+            return reference.affine(x, mean, scale, shift)
+        center = mean.to(accumulation_dtype(x.dtype))
+        shift = shift + scale * (center - mean)
+        scale, shift = scale.to(center.dtype).contiguous(), shift.to(center.dtype).contiguous()
+        return (_affine_contiguous if x.is_contiguous() else _affine_channels_last)(
+            x, center, scale, shift, self._large_offset, torch.empty_like(x)
+        )
+
+    def plane_sums(self, dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """See :func:`.reference.plane_sums`."""
+        if not x.is_cpu or (not x.is_contiguous() and _sample_bytes(x) < SAMPLE_BYTES):
+            return reference.plane_sums(dy, x, mean)
+        center = mean.to(accumulation_dtype(x.dtype))
+        if x.is_contiguous():
+            total, product = _plane_sums_contiguous(dy, x, center, self._large_offset)
+        else:
+            total, product = _plane_sums_channels_last(dy, x, center)
+        return total, product + (center - mean) * total
+
+    def input_gradient(
+        self, dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor
+    ) -> Tensor:
+        """See :func:`.reference.input_gradient`."""
+        if not x.is_cpu:
+            return reference.input_gradient(dy, x, mean, scale, slope, offset)
+        dtype = accumulation_dtype(x.dtype)
+        # Zero is as good a center, and saves the subtraction.
+        center = mean.to(dtype) if self._large_offset else None
+        offset = offset - slope * (mean if center is None else mean - center)
+        scale, slope, offset = (t.to(dtype).contiguous() for t in (scale, slope, offset))
+        return (_input_gradient_contiguous if x.is_contiguous() else _input_gradient_channels_last)(
+            dy, x, center, scale, slope, offset, torch.empty_like(x)
+        )
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Mean and variance of each plane, and whether any has a large offset."""
     if not x.is_cpu or (not x.is_contiguous() and _sample_bytes(x) < SAMPLE_BYTES):
-        mean, var, _ = reference.moments(x)
+        mean, var = reference.moments(x)
         return mean, var, x.is_cpu and _has_large_offset(mean, var, x.dtype)
     if x.shape[2:].numel() == 1:
         mean = x.reshape(x.shape[:2]).to(accumulation_dtype(x.dtype))
         return mean, torch.zeros_like(mean), False
     return _moments_contiguous(x) if x.is_contiguous() else _moments_channels_last(x)
-
-
-def affine(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor, large_offset: bool = False) -> Tensor:
-    """See :func:`.reference.affine`."""
-    if not x.is_cpu:
-        return reference.affine(x, center, scale, shift)
-    scale, shift = scale.to(center.dtype), shift.to(center.dtype)
-    return (_affine_contiguous if x.is_contiguous() else _affine_channels_last)(
-        x, center, scale, shift, large_offset, torch.empty_like(x)
-    )
-
-
-def plane_sums(dy: Tensor, x: Tensor, center: Tensor, large_offset: bool = False) -> tuple[Tensor, Tensor]:
-    """See :func:`.reference.plane_sums`."""
-    if not x.is_cpu or (not x.is_contiguous() and _sample_bytes(x) < SAMPLE_BYTES):
-        return reference.plane_sums(dy, x, center)
-    if x.is_contiguous():
-        return _plane_sums_contiguous(dy, x, center, large_offset)
-    return _plane_sums_channels_last(dy, x, center)
-
-
-def input_gradient(
-    dy: Tensor, x: Tensor, center: Tensor, scale: Tensor, slope: Tensor, offset: Tensor, large_offset: bool = False
-) -> Tensor:
-    """See :func:`.reference.input_gradient`."""
-    if not x.is_cpu:
-        return reference.input_gradient(dy, x, center, scale, slope, offset)
-    if not large_offset:
-        # Zero is as good a center, and saves the subtraction.
-        offset, center = torch.addcmul(offset, slope, center, value=-1), None
-    dtype = accumulation_dtype(x.dtype)
-    scale, slope, offset = scale.to(dtype), slope.to(dtype), offset.to(dtype)
-    return (_input_gradient_contiguous if x.is_contiguous() else _input_gradient_channels_last)(
-        dy, x, center, scale, slope, offset, torch.empty_like(x)
-    )
 
 
 def _has_large_offset(mean: Tensor, var: Tensor, dtype: torch.dtype) -> bool:
@@ -144,10 +158,8 @@ def _moments_contiguous(x: Tensor) -> tuple[Tensor, Tensor, bool]:
         mean, var = mean.to(coefficient_dtype(x)), var.to(coefficient_dtype(x))
         inaccurate = excess.gt_(0).nonzero()[:, 0]
         for rows in inaccurate.split(_chunk_rows(planes)):
-            mean[rows], var[rows] = (t[:, 0] for t in reference.moments(planes[rows].unsqueeze(1))[:2])
+            mean[rows], var[rows] = (t[:, 0] for t in reference.moments(planes[rows].unsqueeze(1)))
         large_offset = _has_large_offset(mean, var, x.dtype)
-        if not large_offset:
-            mean, var = mean.to(dtype), var.to(dtype)
     return mean.view(x.shape[:2]), var.view(x.shape[:2]), large_offset
 
 

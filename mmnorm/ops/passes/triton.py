@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .reference import coefficient_dtype
+from .reference import accumulation_dtype, coefficient_dtype
 
 # Programs that fill a large GPU: 132 multiprocessors with 16 programs of 4 warps each, rounded.
 PROGRAMS = 2048
@@ -215,11 +215,19 @@ def _merge_moments_kernel(
     tl.store(var_ptr + plane, var.to(dtype), mask=valid)
 
 
+@triton.jit
+def _center(mean_ptr, valid, ACC: tl.constexpr):
+    """The mean, rounded to the type that is computed in, and what that takes from it."""
+    mean = tl.load(mean_ptr, mask=valid, other=0)
+    center = mean.to(ACC)
+    return center, (mean - center).to(ACC)
+
+
 @triton.jit(do_not_specialize=['blocks', 'chunks', 'total'])
 def _plane_sums_kernel(
     dy_ptr,
     x_ptr,
-    center_ptr,
+    mean_ptr,
     out_ptr,
     planes,
     positions,
@@ -238,7 +246,7 @@ def _plane_sums_kernel(
     x_ptr += origin
     lane = tl.arange(0, POSITIONS)
     within = rows[:, None] + lane[None, :] * step
-    center = tl.load(center_ptr + plane, mask=valid, other=0)
+    center, rest = _center(mean_ptr + plane, valid, ACC)
     sum_dy = tl.full((PLANES, POSITIONS), 0, ACC)
     sum_dy_dev = tl.full((PLANES, POSITIONS), 0, ACC)
     for _ in range(blocks):
@@ -251,14 +259,15 @@ def _plane_sums_kernel(
         x_ptr += step * POSITIONS
         left -= POSITIONS
     out = chunk.to(tl.int64) * 2 * total + plane
-    tl.store(out_ptr + out, tl.sum(sum_dy, axis=1), mask=valid)
-    tl.store(out_ptr + total + out, tl.sum(sum_dy_dev, axis=1), mask=valid)
+    sums = tl.sum(sum_dy, axis=1)
+    tl.store(out_ptr + out, sums, mask=valid)
+    tl.store(out_ptr + total + out, tl.sum(sum_dy_dev, axis=1) - rest * sums, mask=valid)
 
 
 @triton.jit(do_not_specialize=['chunks'])
 def _affine_kernel(
     x_ptr,
-    center_ptr,
+    mean_ptr,
     scale_ptr,
     shift_ptr,
     y_ptr,
@@ -275,9 +284,9 @@ def _affine_kernel(
     within = rows[:, None] + lane[None, :] * step
     mask = valid[:, None] & (lane < left)[None, :]
     x = tl.load(x_ptr + origin + within, mask=mask, other=0).to(ACC)
-    center = tl.load(center_ptr + plane, mask=valid, other=0)
+    center, rest = _center(mean_ptr + plane, valid, ACC)
     scale = tl.load(scale_ptr + plane, mask=valid, other=0).to(ACC)
-    shift = tl.load(shift_ptr + plane, mask=valid, other=0).to(ACC)
+    shift = tl.load(shift_ptr + plane, mask=valid, other=0).to(ACC) - scale * rest
     y = (x - center[:, None]) * scale[:, None] + shift[:, None]
     tl.store(y_ptr + origin + within, y.to(y_ptr.dtype.element_ty), mask=mask)
 
@@ -286,7 +295,7 @@ def _affine_kernel(
 def _input_gradient_kernel(
     dy_ptr,
     x_ptr,
-    center_ptr,
+    mean_ptr,
     scale_ptr,
     slope_ptr,
     offset_ptr,
@@ -305,10 +314,10 @@ def _input_gradient_kernel(
     mask = valid[:, None] & (lane < left)[None, :]
     dy = tl.load(dy_ptr + origin + within, mask=mask, other=0).to(ACC)
     x = tl.load(x_ptr + origin + within, mask=mask, other=0).to(ACC)
-    center = tl.load(center_ptr + plane, mask=valid, other=0)
+    center, rest = _center(mean_ptr + plane, valid, ACC)
     scale = tl.load(scale_ptr + plane, mask=valid, other=0).to(ACC)
     slope = tl.load(slope_ptr + plane, mask=valid, other=0).to(ACC)
-    offset = tl.load(offset_ptr + plane, mask=valid, other=0).to(ACC)
+    offset = tl.load(offset_ptr + plane, mask=valid, other=0).to(ACC) - slope * rest
     dx = dy * scale[:, None] + (x - center[:, None]) * slope[:, None] + offset[:, None]
     tl.store(dx_ptr + origin + within, dx.to(dx_ptr.dtype.element_ty), mask=mask)
 
@@ -328,7 +337,7 @@ def _constants(x: Tensor, cut: Plan) -> dict:
     )
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor, bool]:
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """See :func:`.reference.moments`; ``x`` is contiguous or channels-last contiguous, as in all four."""
     cut = plan(x, reduce=True)
     total = cut.groups * cut.planes
@@ -365,10 +374,10 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor, bool]:
             PLANES=planes,
             CHUNKS=chunks,
         )
-    return mean, var, False
+    return mean, var
 
 
-def affine(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor, large_offset: bool = False) -> Tensor:
+def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """See :func:`.reference.affine`."""
     cut = plan(x, reduce=False)
     y = torch.empty_like(x)
@@ -376,7 +385,7 @@ def affine(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor, large_offset
         _affine_kernel,
         cut.programs,
         x,
-        center,
+        mean,
         scale,
         shift,
         y,
@@ -388,17 +397,17 @@ def affine(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor, large_offset
     return y
 
 
-def plane_sums(dy: Tensor, x: Tensor, center: Tensor, large_offset: bool = False) -> tuple[Tensor, Tensor]:
+def plane_sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """See :func:`.reference.plane_sums`."""
     cut = plan(x, reduce=True)
     total = cut.groups * cut.planes
-    sums = torch.empty((cut.chunks, 2, *x.shape[:2]), dtype=center.dtype, device=x.device)
+    sums = torch.empty((cut.chunks, 2, *x.shape[:2]), dtype=accumulation_dtype(x.dtype), device=x.device)
     _launch(
         _plane_sums_kernel,
         cut.programs,
         dy,
         x,
-        center,
+        mean,
         sums,
         cut.planes,
         cut.positions,
@@ -411,9 +420,7 @@ def plane_sums(dy: Tensor, x: Tensor, center: Tensor, large_offset: bool = False
     return sum_dy, sum_dy_dev
 
 
-def input_gradient(
-    dy: Tensor, x: Tensor, center: Tensor, scale: Tensor, slope: Tensor, offset: Tensor, large_offset: bool = False
-) -> Tensor:
+def input_gradient(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     """See :func:`.reference.input_gradient`."""
     cut = plan(x, reduce=False)
     dx = torch.empty_like(x)
@@ -422,7 +429,7 @@ def input_gradient(
         cut.programs,
         dy,
         x,
-        center,
+        mean,
         scale,
         slope,
         offset,

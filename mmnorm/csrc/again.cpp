@@ -1,0 +1,57 @@
+#include "again.h"
+
+#include <utility>
+
+namespace mmnorm {
+namespace {
+
+namespace py = pybind11;
+
+constexpr auto kAgain = "again";
+
+py::list as_list(const variable_list& tensors) {
+  py::list list;
+  for (const auto& tensor : tensors) {
+    list.append(tensor.defined() ? py::cast(tensor) : py::none());
+  }
+  return list;
+}
+
+}  // namespace
+
+Again::~Again() {
+  if (Py_IsInitialized()) {
+    const py::gil_scoped_acquire gil;
+    function_ = py::function();
+  } else {
+    function_.release();
+  }
+}
+
+variable_list Again::operator()(const AutogradContext& context, const variable_list& inputs,
+                                const variable_list& gradients) const {
+  const py::gil_scoped_acquire gil;
+  py::list needs_grad;
+  size_t edge = 0;
+  for (const auto& input : inputs) {
+    needs_grad.append(input.defined() && context.needs_input_grad(edge));
+    edge += input.defined();
+  }
+  variable_list found;
+  for (const auto& gradient : function_(as_list(inputs), needs_grad, as_list(gradients))) {
+    found.push_back(gradient.is_none() ? at::Tensor() : gradient.cast<at::Tensor>());
+  }
+  return found;
+}
+
+void keep(AutogradContext* context, py::function function) {
+  context->saved_data[kAgain] = c10::IValue::make_capsule(c10::make_intrusive<Again>(std::move(function)));
+}
+
+const Again& kept(AutogradContext* context) {
+  const auto capsule = context->saved_data[kAgain].toCapsule();
+  // The context holds it as long as the node lives.
+  return *static_cast<Again*>(capsule.get());
+}
+
+}  // namespace mmnorm
