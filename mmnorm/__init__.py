@@ -20,7 +20,7 @@ from .layers import (
     SwitchableNorm2d,
     SwitchableNorm3d,
 )
-from .ops import get_backend, set_backend
+from .ops import backend_for, get_backend, set_backend
 from .registry import NORM_LAYERS, register_layers
 from .version import __version__
 
@@ -43,6 +43,7 @@ __all__ = [
     'SwitchableNorm3d',
     '__version__',
     'apply_norm_eval',
+    'backend_for',
     'convert_norm',
     'get_backend',
     'revert_norm',

@@ -20,8 +20,6 @@ PYBIND11_MODULE(_C, module) {
   module.def("moments_node", &moments_node);
   module.def("affine_node", &affine_node);
 
-  py::class_<RunningStats>(module, "RunningStats")
-      .def(py::init<at::Tensor, at::Tensor, at::Tensor, Optional<double>, int64_t>());
   module.def("pool", &pool);
   module.def("group_moments", &group_moments);
   module.def("mix_statistics", &mix_statistics);

@@ -10,7 +10,7 @@ from torch import Tensor
 from .kernel import with_kernels
 
 
-@with_kernels
+@with_kernels()
 def mix_statistics(
     deviation: Tensor,
     variance: Tensor,
@@ -45,7 +45,7 @@ def mix_statistics(
     return scale, shift if bias is None else shift + bias.to(shift.dtype)
 
 
-@with_kernels
+@with_kernels()
 def mix_outputs(
     deviation: Tensor,
     variance: Tensor,
@@ -80,7 +80,7 @@ def mix_outputs(
     return scale, shift if bias is None else shift + bias.to(shift.dtype).reshape(-1, deviation.shape[2]).sum(0)
 
 
-@with_kernels
+@with_kernels()
 def correlate(deviation: Tensor, variance: Tensor, conv_weight: Tensor | None, *, eps: float) -> Tensor:
     r"""Pairwise correlations of the normalized means (EN paper, Section 3.3), what EN's ratios are made from.
 
@@ -102,7 +102,7 @@ def correlate(deviation: Tensor, variance: Tensor, conv_weight: Tensor | None, *
     return (z @ z.transpose(1, 2)).flatten(1)
 
 
-@with_kernels
+@with_kernels()
 def rescale(
     deviation: Tensor,
     variance: Tensor,

@@ -42,20 +42,21 @@ class RunningStats(NamedTuple):
             var: Biased variance of each channel, (C,).
             values: Number of values a channel; 0 leaves everything as it is.
         """
-        if isinstance(values, int):
-            values = torch.tensor(values, device=self.num_batches.device)
-        seen = values > 0
-        self.num_batches.add_(seen)
-        factor = 1 / self.num_batches.clamp(min=1) if self.momentum is None else self.momentum
-        factor = seen * factor
+        # All in tensors: how many values there were in all processes is known to the device alone, and asking it would
+        # make the program wait, and torch.compile end its graph.
+        values = values if isinstance(values, Tensor) else mean.new_full((), values)
+        seen = values.clamp(max=1)
+        self.num_batches.add_(seen.to(self.num_batches.dtype))
+        batches = self.num_batches.clamp(min=1).to(mean.dtype)
+        factor = seen / batches if self.momentum is None else seen * self.momentum
         # As nn.BatchNorm: normalized by the biased variance, tracked as the unbiased one. A single value has no unbiased
         # variance; nn.BatchNorm raises there, here it counts as variance 0.
         unbiased = var * (values / (values - 1).clamp(min=1))
-        for running, new in ((self.mean, mean), (self.var, unbiased)):
-            running.lerp_(new.to(running.dtype), factor.to(running.dtype))
+        for running, batch in ((self.mean, mean), (self.var, unbiased)):
+            running.lerp_(batch.to(running.dtype), factor.to(running.dtype))
 
 
-@with_kernels
+@with_kernels(once=('track',))
 def pool(
     mean: Tensor,
     var: Tensor,
@@ -99,7 +100,7 @@ def pool(
     return torch.stack(deviations), torch.stack(variances)
 
 
-@with_kernels
+@with_kernels()
 def group_moments(mean: Tensor, var: Tensor, *, groups: int) -> tuple[Tensor, Tensor]:
     """Moments of groups of neighbouring channels.
 
