@@ -11,7 +11,7 @@ from .base import LearnedNorm, check_batch_norm_options, check_positive_int
 from .state_dict import AFFINE, BUFFERS, OWN_PARAMETERS, ForeignState
 
 BASES = ('GN', 'LN', 'IN')
-ACTIVATIONS = {'tanh': torch.tanh, 'sigmoid': torch.sigmoid, 'relu': torch.relu, 'identity': lambda t: t}
+ACTIVATIONS = {'sigmoid': torch.sigmoid, 'tanh': torch.tanh, 'relu': torch.relu, 'identity': lambda t: t}
 
 
 class InstanceMetaNorm(LearnedNorm):
