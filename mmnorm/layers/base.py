@@ -14,8 +14,9 @@ from .. import ops
 from ..ops.closed_form import PoolForm
 from ..ops.compat import is_autocast_enabled
 from .load_summary import add_to_summary, describe
-from .pool import NORMALIZERS, pool_batch, pool_batch_sync, pool_group, pool_instance, pool_layer, spread_groups
+from .pool import NORMALIZERS, pool_batch, pool_group, pool_instance, pool_layer, spread_groups
 from .state_dict import AFFINE, BUFFERS, OWN_PARAMETERS, ForeignState, adopt_sibling_weights, reduce_state
+from .sync import pool_batch_sync
 
 
 def check_positive_int(name: str, value: int) -> int:
@@ -126,10 +127,17 @@ class LearnedNorm(nn.Module):
             ValueError: If the rank, the number of channels or the type is wrong.
         """
         self._check_input(x)
-        if x.numel() == 0 and not self._waits_for_others():
+        if x.numel() == 0:
             # RoI heads meet images without proposals. Adding nothing of each parameter to the output gives them zero
             # gradients rather than none, which DistributedDataParallel would wait for.
+            if self._waits_for_others():
+                # By the way of all others, forward and backward: DistributedDataParallel too has collectives, and they
+                # must come in the same order. Planes without positions would bring NaN into it, no planes do not.
+                return x.clone() + self._normalize(x[:0]).sum()
             return sum((p.sum().to(x.dtype) * 0 for p in self.parameters()), x.clone())
+        return self._normalize(x)
+
+    def _normalize(self, x: Tensor) -> Tensor:
         device = x.device.type
         if is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
@@ -325,33 +333,36 @@ class PooledNorm(LearnedNorm):
     def _batch_moments(self, mean: Tensor, var: Tensor, positions: int, update: bool) -> tuple[Tensor, Tensor]:
         if not self.training and self.track_running_stats:
             return self.running_mean.to(mean.dtype), self.running_var.to(mean.dtype)
-        samples = mean.shape[0]
         if self._waits_for_others():
-            pooled_mean, pooled_var, samples = pool_batch_sync(mean, var)
+            pooled_mean, pooled_var, count = pool_batch_sync(mean, var, positions)
         else:
             pooled_mean, pooled_var = pool_batch(mean, var)
+            count = mean.shape[0] * positions
         if update and self.training and self.track_running_stats:
-            self._update_running_stats(pooled_mean.detach()[0], pooled_var.detach()[0], samples * positions)
+            self._update_running_stats(pooled_mean.detach()[0], pooled_var.detach()[0], count)
         return pooled_mean, pooled_var
 
     @torch.no_grad()
-    def _update_running_stats(self, mean: Tensor, var: Tensor, count) -> None:
-        """Move the running statistics towards a batch of ``count`` values a channel (int or scalar tensor)."""
-        if count == 0:
-            return
-        self.num_batches_tracked.add_(1)
-        factor = self.momentum if self.momentum is not None else 1.0 / self.num_batches_tracked.item()
+    def _update_running_stats(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
+        """Move the running statistics towards a batch of ``count`` values a channel; 0 moves nothing."""
+        # All in tensors: how much there was in all processes is known to the device alone, and asking it would make
+        # the program wait, and torch.compile end its graph.
+        count = count if isinstance(count, Tensor) else mean.new_full((), count)
+        seen = count.clamp(max=1)
+        self.num_batches_tracked.add_(seen.to(self.num_batches_tracked.dtype))
+        batches = self.num_batches_tracked.clamp(min=1).to(mean.dtype)
+        factor = seen * self.momentum if self.momentum is not None else seen / batches
         # As nn.BatchNorm: normalized by the biased variance, tracked as the unbiased one. A single value has no
         # unbiased variance; nn.BatchNorm raises there, here it counts as variance 0.
-        unbiased = var * (count / max(count - 1, 1))
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), factor)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), factor)
+        unbiased = var * (count / (count - 1).clamp(min=1))
+        for running, batch in ((self.running_mean, mean), (self.running_var, unbiased)):
+            running.lerp_(batch.to(running.dtype), factor.to(running.dtype))
 
     def _waits_for_others(self) -> bool:
         return (
             self.sync
             and 'BN' in self.normalizers
-            and (self.training or not self.track_running_stats)
+            and self.training
             and dist.is_available()
             and dist.is_initialized()
             and dist.get_world_size() > 1

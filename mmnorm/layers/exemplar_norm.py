@@ -154,18 +154,21 @@ class ExemplarNorm(PooledNorm):
         r"""The ratios that the layer gives each sample, in the mode that it is in, without a trace in its statistics.
 
         Args:
-            x: Input of the layer, (N, C, \\*).
+            x: Input of the layer, (N, C, \\*). Where :attr:`sync` takes effect, every process gives its own.
 
         Returns:
-            Tensor (N, K), rows sum to 1, in the order of ``normalizers``; float32, or float64 for such input.
+            Tensor (N, K), rows sum to 1, in the order of ``normalizers``; float32, or float64 for such input. NaN where
+            ``x`` has no positions.
         """
         self._check_input(x)
         dtype = ops.accumulation_dtype(x.dtype)
-        if x.numel() == 0:
-            return torch.full((x.shape[0], len(self.normalizers)), math.nan, device=x.device, dtype=dtype)
+        planes = x if x.numel() else x[:0]
         with torch.autocast(x.device.type, enabled=False):
-            mean, var = ops.moments(x)[:2]
+            mean, var = ops.moments(planes)[:2]
+            # Also without any: other processes may wait for this one.
             means, variances = self.pooled_moments(mean, var, self._positions(x), update_running_stats=False)
+            if x.numel() == 0:
+                return torch.full((x.shape[0], len(self.normalizers)), math.nan, device=x.device, dtype=dtype)
             return self._ratios(mean, (mean - means) * (variances + self.eps).rsqrt()).to(dtype)
 
     def closed_form(self, forms: ModuleType, dtype: torch.dtype, positions: int):
