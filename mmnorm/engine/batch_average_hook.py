@@ -105,7 +105,10 @@ class BatchAverageHook(Hook):
         source = unwrap(runner.model)
         for average in self._averages(runner):
             network = average.module
-            if all(torch.equal(ours.to(theirs.device), theirs) for ours, theirs in zip(network.parameters(), source.parameters(), strict=True)):
+            if all(
+                torch.equal(ours.to(theirs.device), theirs)
+                for ours, theirs in zip(network.parameters(), source.parameters(), strict=True)
+            ):
                 # Before its beginning, and in a test: there is nothing to average anew.
                 for ours, theirs in zip(network.buffers(), source.buffers(), strict=True):
                     ours.copy_(theirs)

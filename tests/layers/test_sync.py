@@ -231,7 +231,9 @@ def test_processes_equal_the_union(computed, world_size, name):
                 tolerance,
                 floor=1,
             )
-        assert_same({n: t.double() for n, t in buffers.items()}, {n: t.double() for n, t in expected_buffers.items()}, tolerance)
+        assert_same(
+            {n: t.double() for n, t in buffers.items()}, {n: t.double() for n, t in expected_buffers.items()}, tolerance
+        )
         if case.wrap:
             assert_same(gradients, expected_gradients, tolerance, floor=1)
     if not case.wrap:
