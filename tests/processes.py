@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 multiprocessing.set_forkserver_preload(['mmnorm', 'mmengine.runner'])
 
 
-def run_processes(function, world_size, *args, seconds=60):
+def run_processes(function, world_size, *args, seconds=180):
     """What ``function(rank, *args)`` returns in each of ``world_size`` processes; it must be importable."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()

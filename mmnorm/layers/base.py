@@ -276,7 +276,7 @@ class PooledNorm(LearnedNorm):
             return ops.pool(mean, var, track=stats, **options)
         batch_mean, batch_var, count = pool_batch_sync(mean, var, positions)
         if stats is not None:
-            stats.update(batch_mean.detach()[0], batch_var.detach()[0], count)
+            ops.update_running_stats(stats, batch_mean.detach()[0], batch_var.detach()[0], count)
         return ops.pool(mean, var, batch_mean[0], batch_var[0], **options)
 
     def _waits_for_others(self) -> bool:

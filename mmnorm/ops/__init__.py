@@ -1,7 +1,16 @@
 """What the layers are made of: passes over the data, steps of the coefficients, and who runs them."""
 
 from .backend import backend_for, get_backend, set_backend
-from .coefficients import RunningStats, correlate, group_moments, mix_outputs, mix_statistics, pool, rescale
+from .coefficients import (
+    RunningStats,
+    correlate,
+    group_moments,
+    mix_outputs,
+    mix_statistics,
+    pool,
+    rescale,
+    update_running_stats,
+)
 from .passes.reference import accumulation_dtype
 from .normalize import moments, normalize
 
@@ -19,4 +28,5 @@ __all__ = [
     'pool',
     'rescale',
     'set_backend',
+    'update_running_stats',
 ]
