@@ -25,6 +25,8 @@ def with_kernels(step: Callable) -> Callable:
         kernel = backend.kernel(name, tensors[0])
         if kernel is None:
             return step(*tensors, **options)
-        return kernel(partial(differentiate_again, partial(step, **options)), *tensors, **options)
+        # Gradients of gradients repeat the formula, but not what it leaves behind.
+        formula = partial(step, **{key: value for key, value in options.items() if key != 'track'})
+        return kernel(partial(differentiate_again, formula), *tensors, **options)
 
     return run
