@@ -24,7 +24,7 @@ from .passes.composed import ComposedPasses
 BACKENDS = ('auto', 'reference', 'composed', 'native', 'triton')
 
 _NEEDS = {
-    'triton': 'the package triton, which is not installed',
+    'triton': 'the package triton, 3.4 or later, which is not installed',
     'native': 'the compiled module mmnorm._C, which is missing or does not load (install mmnorm again, with '
     '--no-build-isolation and a C++ compiler)',
 }
@@ -79,8 +79,12 @@ def has_native() -> bool:
 
 @cache
 def has_triton() -> bool:
-    """Whether the package triton is installed."""
-    return find_spec('triton') is not None
+    """Whether the package triton is installed, 3.4 or later: kernels of earlier ones take no tuples of constants."""
+    if find_spec('triton') is None:
+        return False
+    import triton
+
+    return tuple(map(int, triton.__version__.split('.')[:2])) >= (3, 4)
 
 
 def _checked(name: str, source: str) -> str:

@@ -180,7 +180,7 @@ def _moments_kernel(
     out = chunk.to(tl.int64) * total + plane
     dtype: tl.constexpr = mean_ptr.dtype.element_ty
     tl.store(mean_ptr + out, guess.to(dtype) + center.to(dtype), mask=valid)
-    tl.store(var_ptr + out, var.to(dtype), mask=valid)
+    tl.store(var_ptr + out, var, mask=valid)
 
 
 @triton.jit(do_not_specialize=['total', 'positions', 'chunk_size', 'chunks'])
@@ -210,9 +210,8 @@ def _merge_moments_kernel(
     center = tl.sum(mean * count, axis=1) / size
     deviation = mean - center[:, None]
     var = tl.sum((var + deviation * deviation) * count, axis=1) / size
-    dtype: tl.constexpr = mean_ptr.dtype.element_ty
-    tl.store(mean_ptr + plane, (guess + center).to(dtype), mask=valid)
-    tl.store(var_ptr + plane, var.to(dtype), mask=valid)
+    tl.store(mean_ptr + plane, guess + center, mask=valid)
+    tl.store(var_ptr + plane, var, mask=valid)
 
 
 @triton.jit
@@ -322,9 +321,13 @@ def _input_gradient_kernel(
     tl.store(dx_ptr + origin + within, dx.to(dx_ptr.dtype.element_ty), mask=mask)
 
 
-def _launch(kernel, programs: int, *args, **constants) -> None:
+def launch(kernel, programs: int, *args, **constants) -> None:
+    """Launch so many programs, on the device of the first tensor."""
+    first = args[0]
+    while isinstance(first, tuple):
+        first = first[0]
     # Triton launches on the current device, which need not be that of the tensors.
-    with torch.cuda.device_of(args[0]):
+    with torch.cuda.device_of(first):
         kernel[(programs,)](*args, num_warps=NUM_WARPS, **constants)
 
 
@@ -341,10 +344,11 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """See :func:`.reference.moments`; ``x`` is contiguous or channels-last contiguous, as in all four."""
     cut = plan(x, reduce=True)
     total = cut.groups * cut.planes
-    mean, var = torch.empty((2, *x.shape[:2]), dtype=coefficient_dtype(x), device=x.device)
+    mean = torch.empty(x.shape[:2], dtype=coefficient_dtype(x), device=x.device)
+    var = torch.empty(x.shape[:2], dtype=accumulation_dtype(x.dtype), device=x.device)
     split = cut.chunks > 1
     partial = torch.empty((2, cut.chunks, total), dtype=torch.float64, device=x.device) if split else (mean, var)
-    _launch(
+    launch(
         _moments_kernel,
         cut.programs,
         x,
@@ -361,7 +365,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         chunks = _next_power_of_2(cut.chunks)
         planes = max(1, SMALL_TILE // chunks)
         chunk_size = cut.blocks * cut.block_positions
-        _launch(
+        launch(
             _merge_moments_kernel,
             _cdiv(total, planes),
             partial,
@@ -381,7 +385,7 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """See :func:`.reference.affine`."""
     cut = plan(x, reduce=False)
     y = torch.empty_like(x)
-    _launch(
+    launch(
         _affine_kernel,
         cut.programs,
         x,
@@ -402,7 +406,7 @@ def plane_sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     cut = plan(x, reduce=True)
     total = cut.groups * cut.planes
     sums = torch.empty((cut.chunks, 2, *x.shape[:2]), dtype=accumulation_dtype(x.dtype), device=x.device)
-    _launch(
+    launch(
         _plane_sums_kernel,
         cut.programs,
         dy,
@@ -424,7 +428,7 @@ def input_gradient(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Te
     """See :func:`.reference.input_gradient`."""
     cut = plan(x, reduce=False)
     dx = torch.empty_like(x)
-    _launch(
+    launch(
         _input_gradient_kernel,
         cut.programs,
         dy,
