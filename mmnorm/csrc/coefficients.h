@@ -3,8 +3,8 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <c10/util/Optional.h>
 
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>

@@ -293,7 +293,7 @@ class PooledNorm(LearnedNorm):
                 pooled.append(tuple(spread_groups(t, self.num_features) for t in group_moments))
             else:
                 pooled.append(self._batch_moments(mean, var, positions, update_running_stats))
-        means, variances = zip(*pooled, strict=False)
+        means, variances = zip(*pooled)
         return tuple(torch.stack([t.expand_as(mean) for t in ts]) for ts in (means, variances))
 
     def _pool_forms(self, dtype: torch.dtype, positions: int) -> list[PoolForm] | None:

@@ -195,7 +195,7 @@ class ExemplarNorm(PooledNorm):
     def _ratios(self, pooled: Tensor, pooled_hat: Tensor) -> Tensor:
         """Importance ratios (N, K) from the pooled input (N, C) and its K normalized versions (K, N, C)."""
         parameters = (self.fc1_weight, self.fc1_bias, self.fc2_weight, self.fc2_bias)
-        fc1_weight, fc1_bias, fc2_weight, fc2_bias = (p.to(pooled.dtype) for p in parameters)
+        fc1_weight, fc1_bias, fc2_weight, fc2_bias = [p.to(pooled.dtype) for p in parameters]
         if self.ratio_net == 'pairwise':
             z = pooled_hat.transpose(0, 1)  # (N, K, C)
             if self.conv:

@@ -142,7 +142,7 @@ class InstanceMetaNorm(LearnedNorm):
         elif self.base == 'LN':
             base_mean, base_var = pool_layer(mean, var)
         else:
-            base_mean, base_var = (spread_groups(t, self.num_features) for t in pool_group(mean, var, self.num_groups))
+            base_mean, base_var = [spread_groups(t, self.num_features) for t in pool_group(mean, var, self.num_groups)]
 
         omega, beta = self._predict(mean, var)
         scale = omega * (base_var + self.eps).rsqrt()
@@ -153,10 +153,10 @@ class InstanceMetaNorm(LearnedNorm):
         dtype = mean.dtype
         key_mean, key_var = pool_group(mean, var, self.num_features // self.key_group_size)
         encoder = self.encoder_weight.to(dtype)
-        mean_embedding, var_embedding = (F.linear(key, encoder).relu() for key in (key_mean, key_var))
+        mean_embedding, var_embedding = [F.linear(key, encoder).relu() for key in (key_mean, key_var)]
         omega = ACTIVATIONS[self.var_activation](F.linear(var_embedding, self.var_decoder_weight.to(dtype)))
         beta = ACTIVATIONS[self.mean_activation](F.linear(mean_embedding, self.mean_decoder_weight.to(dtype)))
-        omega, beta = (spread_groups(t, self.num_features) for t in (omega, beta))
+        omega, beta = [spread_groups(t, self.num_features) for t in (omega, beta)]
         if self.affine:
             omega, beta = omega + self.weight.to(dtype), beta + self.bias.to(dtype)
         else:

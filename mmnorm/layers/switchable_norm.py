@@ -117,9 +117,9 @@ class SwitchableNorm(PooledNorm):
         self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
     ) -> tuple[Tensor, Tensor]:
         means, variances = self.pooled_moments(mean, var, positions, update_running_stats)
-        mean_ratios, var_ratios = (
+        mean_ratios, var_ratios = [
             w.to(mean.dtype).softmax(0)[:, None, None] for w in (self.mean_weight, self.var_weight)
-        )
+        ]
         # mean - sum_k w_k mean_k, as the weights sum to 1: the differences are small where the means may be large.
         deviation = (mean_ratios * (mean - means)).sum(0)
         mixed_var = (var_ratios * variances).sum(0)

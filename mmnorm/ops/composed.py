@@ -9,7 +9,7 @@ Those kernels write ``scale * x + offset``, or sum ``dy * x`` before the mean is
 nn.BatchNorm2d unless \|mean\| >> std. Planes like that are rare; where there is one, the mean is subtracted first, in
 a temporary small enough for the cache.
 
-Devices without such kernels take the reference's operators, pass by pass.
+Devices without such kernels, and types that PyTorch's do not know, take the reference's operators, pass by pass.
 """
 
 import math
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from . import reference
+from .compat import HAS_FLOAT16_NORMS
 from .reference import accumulation_dtype, coefficient_dtype
 
 # Bytes of a temporary: small enough to stay in the cache, large enough to outweigh the call.
@@ -43,9 +44,11 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor, bool]:
 
     Where no plane has a large offset, the moments come in the type of :func:`.reference.accumulation_dtype`.
     """
-    if not x.is_cpu or (not x.is_contiguous() and _sample_bytes(x) < SAMPLE_BYTES):
+    if not _has_kernels(x):
+        return reference.moments(x)
+    if not x.is_contiguous() and _sample_bytes(x) < SAMPLE_BYTES:
         mean, var, _ = reference.moments(x)
-        return mean, var, x.is_cpu and _has_large_offset(mean, var, x.dtype)
+        return mean, var, _has_large_offset(mean, var, x.dtype)
     if x.shape[2:].numel() == 1:
         mean = x.reshape(x.shape[:2]).to(accumulation_dtype(x.dtype))
         return mean, torch.zeros_like(mean), False
@@ -54,7 +57,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor, bool]:
 
 def affine(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor, large_offset: bool = False) -> Tensor:
     """See :func:`.reference.affine`."""
-    if not x.is_cpu:
+    if not _has_kernels(x):
         return reference.affine(x, center, scale, shift)
     scale, shift = scale.to(center.dtype), shift.to(center.dtype)
     return (_affine_contiguous if x.is_contiguous() else _affine_channels_last)(
@@ -64,7 +67,7 @@ def affine(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor, large_offset
 
 def plane_sums(dy: Tensor, x: Tensor, center: Tensor, large_offset: bool = False) -> tuple[Tensor, Tensor]:
     """See :func:`.reference.plane_sums`."""
-    if not x.is_cpu or (not x.is_contiguous() and _sample_bytes(x) < SAMPLE_BYTES):
+    if not _has_kernels(x) or (not x.is_contiguous() and _sample_bytes(x) < SAMPLE_BYTES):
         return reference.plane_sums(dy, x, center)
     if x.is_contiguous():
         return _plane_sums_contiguous(dy, x, center, large_offset)
@@ -75,7 +78,7 @@ def input_gradient(
     dy: Tensor, x: Tensor, center: Tensor, scale: Tensor, slope: Tensor, offset: Tensor, large_offset: bool = False
 ) -> Tensor:
     """See :func:`.reference.input_gradient`."""
-    if not x.is_cpu:
+    if not _has_kernels(x):
         return reference.input_gradient(dy, x, center, scale, slope, offset)
     if not large_offset:
         # Zero is as good a center, and saves the subtraction.
@@ -85,6 +88,10 @@ def input_gradient(
     return (_input_gradient_contiguous if x.is_contiguous() else _input_gradient_channels_last)(
         dy, x, center, scale, slope, offset, torch.empty_like(x)
     )
+
+
+def _has_kernels(x: Tensor) -> bool:
+    return x.is_cpu and (HAS_FLOAT16_NORMS or x.dtype != torch.float16)
 
 
 def _has_large_offset(mean: Tensor, var: Tensor, dtype: torch.dtype) -> bool:

@@ -26,10 +26,16 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from . import backend, library, native_coefficients, reference
-from .compat import is_autocast_enabled, is_exporting
+from .compat import (
+    HAS_CUSTOM_OPS,
+    is_autocast_enabled,
+    is_compiling,
+    is_exporting,
+    is_forward_ad,
+    is_transformed,
+)
 from .reference import accumulation_dtype
 
 
@@ -79,7 +85,7 @@ def normalize(x: Tensor, layer: Coefficients) -> Tensor:
 def _reference(x: Tensor, layer: Coefficients, update_running_stats: bool = True) -> Tensor:
     mean, var, _ = reference.moments(x)
     coefficients = layer.coefficients(mean, var, math.prod(x.shape[2:]), update_running_stats)
-    scale, shift = (t.expand_as(mean) for t in coefficients)
+    scale, shift = [t.expand_as(mean) for t in coefficients]
     return reference.affine(x, *_centered(x, mean, scale, shift))
 
 
@@ -90,20 +96,24 @@ def _centered(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> tuple[Te
 
 
 def _needs_reference(x: Tensor) -> bool:
-    """Whether plain operators must do it: forced, nothing to do, traced for export, or differentiated unusually."""
+    """Whether plain operators must do it: forced, nothing to do, traced for export, or differentiated unusually.
+
+    Before there are custom operators, that is whatever is traced or has no real memory.
+    """
     return (
         backend.get_backend() == 'reference'
         or x.numel() == 0
         or is_exporting()
+        or not (HAS_CUSTOM_OPS or _is_plain(x))
         or torch.jit.is_tracing()
-        or torch._C._functorch.maybe_current_level() is not None
-        or forward_ad._current_level >= 0
+        or is_transformed()
+        or is_forward_ad()
     )
 
 
 def _is_plain(x: Tensor) -> bool:
     """Whether kernels may be called by themselves: eager mode, real memory, no tensor subclass."""
-    return not torch.compiler.is_compiling() and type(x) in (Tensor, nn.Parameter) and not x.is_meta
+    return not is_compiling() and type(x) in (Tensor, nn.Parameter) and not x.is_meta
 
 
 def _passes(x: Tensor):
