@@ -3,6 +3,9 @@
 Importing the package registers the layers, so that a config may say ``norm_cfg=dict(type='EN')``.
 """
 
+from . import prerequisites  # noqa: F401  refuses what is too old, before anything needs it
+
+# isort: split
 from .convert import ConversionReport, convert_norm, revert_norm
 from .convert.configs import register_builder
 from .engine.batch_average import update_bn_stats

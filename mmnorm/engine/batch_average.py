@@ -9,11 +9,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from .. import ops
 from ..layers.base import PooledNorm
+from ..ops.compat import BatchNormBase, DropoutBase
 from .randomness import preserve_randomness
 
 # Dropout by other names, in mmcv, timm and torchvision.
@@ -121,7 +120,7 @@ def update_bn_stats(
         if distributed:
             batches = _in_step(batches, next(iter(layers.values())).running_mean.device)
         for module in model.modules():
-            if isinstance(module, _DropoutNd) or type(module).__name__ in _NOISE:
+            if isinstance(module, DropoutBase) or type(module).__name__ in _NOISE:
                 module.eval()
         populations = {name: _Population(layer) for name, layer in layers.items()}
         used = _run(model, layers, populations, batches, num_iters, forward or run_batch, progress)
@@ -179,7 +178,7 @@ def run_batch(model: nn.Module, batch: Any) -> Any:
 
 def _has_statistics(module: nn.Module) -> bool:
     return (
-        isinstance(module, PooledNorm | _BatchNorm)
+        isinstance(module, PooledNorm | BatchNormBase)
         and module.training
         and module.track_running_stats
         and module.running_mean is not None

@@ -188,9 +188,8 @@ class ExemplarNorm(PooledNorm):
             features = ops.correlate(deviation, variance, self.conv_weight, eps=self.eps)
         else:
             features = mean.to(deviation.dtype)
-        fc1_weight, fc1_bias, fc2_weight, fc2_bias = (
-            p.to(features.dtype) for p in (self.fc1_weight, self.fc1_bias, self.fc2_weight, self.fc2_bias)
-        )
+        parameters = (self.fc1_weight, self.fc1_bias, self.fc2_weight, self.fc2_bias)
+        fc1_weight, fc1_bias, fc2_weight, fc2_bias = [p.to(features.dtype) for p in parameters]
         hidden = ACTIVATIONS[self.activation](F.linear(features, fc1_weight, fc1_bias))
         return F.linear(hidden, fc2_weight, fc2_bias).softmax(1)
 

@@ -11,8 +11,8 @@ from .coefficients import (
     rescale,
     update_running_stats,
 )
-from .passes.reference import accumulation_dtype
 from .normalize import moments, normalize
+from .passes.reference import accumulation_dtype
 
 __all__ = [
     'RunningStats',

@@ -26,7 +26,7 @@ def normalize(x: Tensor, coefficients: Callable[[Tensor, Tensor, int], tuple[Ten
         x = _dense(x)
     mean, var, state = implementation.moments(x)
     coefficients_of_planes = coefficients(mean, var, math.prod(x.shape[2:]))
-    scale, shift = (t if t.shape == mean.shape else t.expand_as(mean) for t in coefficients_of_planes)
+    scale, shift = [t if t.shape == mean.shape else t.expand_as(mean) for t in coefficients_of_planes]
     return implementation.affine(x, mean, scale, shift, state)
 
 

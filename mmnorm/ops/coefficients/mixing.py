@@ -4,7 +4,6 @@ Of each normalizer k they take the deviation :math:`d_k = \bar x - \mu_k` of the
 variance :math:`v_k`, as :func:`.pool` gives them, and return the two numbers of ``y = scale * (x - mean) + shift``.
 """
 
-import torch
 from torch import Tensor
 
 from .kernel import with_kernels
@@ -132,7 +131,7 @@ def rescale(
         Scale and shift, (N, C).
     """
     size = deviation.shape[2] // omega.shape[1]
-    omega, beta = (t.to(deviation.dtype).repeat_interleave(size, 1) for t in (omega, beta))
+    omega, beta = [t.to(deviation.dtype).repeat_interleave(size, 1) for t in (omega, beta)]
     omega = omega + (1 if weight is None else weight.to(omega.dtype))
     scale = omega * (variance[0] + eps).rsqrt()
     shift = scale * deviation[0] + beta

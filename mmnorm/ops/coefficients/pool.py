@@ -96,7 +96,7 @@ def pool(
             deviation = mean - pooled
         else:
             groups = 1 if normalizer == 'LN' else num_groups
-            pooled, pooled_var = (t.repeat_interleave(mean.shape[1] // groups, 1) for t in _grouped(mean, var, groups))
+            pooled, pooled_var = [t.repeat_interleave(mean.shape[1] // groups, 1) for t in _grouped(mean, var, groups)]
             deviation = mean - pooled
         deviations.append(deviation)
         variances.append(pooled_var.to(mean.dtype).expand_as(mean))
