@@ -167,12 +167,13 @@ def test_what_is_kept_must_not_change(layer):
         before = changed.detach().clone()
         with torch.no_grad():
             changed.add_(1)
+        gradients, refusal = None, ''
         try:
             gradients = torch.autograd.grad(y.square().sum(), wanted)
         except RuntimeError as error:
-            assert 'modified by an inplace operation' in str(error)
-        else:
-            assert changed is not x
+            refusal = str(error)
+        assert 'modified by an inplace operation' in refusal if gradients is None else changed is not x
+        if gradients is not None:
             for gradient, exact in zip(gradients, expected, strict=True):
                 torch.testing.assert_close(gradient, exact, rtol=1e-10, atol=1e-10)
         with torch.no_grad():
@@ -358,7 +359,7 @@ def test_backends(backend, monkeypatch):
     ):
         backend('cuda')
     monkeypatch.setattr(backends, 'has_triton', lambda: False)
-    with pytest.raises(RuntimeError, match="needs the package triton, which is not installed; use 'auto'"):
+    with pytest.raises(RuntimeError, match="needs the package triton, 3.4 or later, which is not installed; use 'auto'"):
         backend('triton')
     monkeypatch.setattr(native, 'load', lambda: None)
     with pytest.raises(RuntimeError, match='needs the compiled module mmnorm._C, which is missing or does not load'):
