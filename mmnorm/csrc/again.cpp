@@ -41,6 +41,8 @@ variable_list Again::again(const AutogradContext& context, const variable_list& 
   for (const auto& gradient : function_(as_list(inputs), needs_grad, as_list(gradients))) {
     found.push_back(gradient.is_none() ? at::Tensor() : gradient.cast<at::Tensor>());
   }
+  TORCH_CHECK(found.size() == inputs.size(), "mmnorm: again: expected ", inputs.size(), " gradients, got ",
+              found.size());
   return found;
 }
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "again.h"
+#include "checks.h"
 
 #define MMNORM_KERNELS "coefficient_kernels.h"
 #include "instructions.h"
@@ -26,7 +27,8 @@ namespace py = pybind11;
 // A tensor as the loops read it: contiguous, in the type that is computed in; undefined if it is.
 at::Tensor as(const at::Tensor& t, at::ScalarType dtype) {
   // Most are as they should be, and even an operator that does nothing takes a microsecond.
-  return !t.defined() || (t.scalar_type() == dtype && t.is_contiguous()) ? t : t.to(dtype).contiguous();
+  const bool as_is = !t.defined() || (t.scalar_type() == dtype && t.is_contiguous() && !t.is_neg());
+  return as_is ? t : t.to(dtype).contiguous().resolve_neg();
 }
 
 template <typename T>
@@ -46,6 +48,8 @@ at::Tensor planes_like(const at::Tensor& deviation) {
 class Step : public Again {
  public:
   using Again::Again;
+  // Refuses what the loops cannot read; also in the backward, as what is saved may pass through hooks.
+  virtual void check(const variable_list& inputs) const = 0;
   // `kept` is what the backward needs besides the inputs.
   virtual variable_list forward(const variable_list& inputs, variable_list& kept) = 0;
   // Gradients that nothing sends back are undefined, as are those of inputs that are left out.
@@ -59,7 +63,9 @@ struct StepNode : torch::autograd::Function<StepNode> {
   static variable_list forward(AutogradContext* context, at::TensorList given, const c10::intrusive_ptr<Step>& step) {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     variable_list saved;
-    const variable_list outputs = step->forward(expand(given, step->given), saved);
+    const variable_list inputs = expand(given, step->given);
+    step->check(inputs);
+    const variable_list outputs = step->forward(inputs, saved);
     saved.insert(saved.begin(), given.begin(), given.end());
     context->set_materialize_grads(false);
     context->save_for_backward(std::move(saved));
@@ -71,6 +77,7 @@ struct StepNode : torch::autograd::Function<StepNode> {
     const auto& step = static_cast<const Step&>(kept(context));
     const variable_list saved = context->get_saved_variables();
     const variable_list inputs = expand(saved, step.given);
+    step.check(inputs);
     variable_list found;
     if (at::GradMode::is_enabled()) {
       found = step.again(*context, inputs, gradients);
@@ -113,6 +120,34 @@ variable_list run(const c10::intrusive_ptr<Step>& step, std::initializer_list<Op
   return StepNode::apply(at::TensorList(given), step);
 }
 
+// Moments that a step starts from: their type is computed in.
+void check_moments(const at::Tensor& t, const char* name, int64_t dims) {
+  MMNORM_EXPECT(is_dense_cpu(t) && (t.scalar_type() == at::kFloat || t.scalar_type() == at::kDouble) &&
+                    t.dim() == dims && t.numel() > 0,
+                name, t, "a tensor of float or double on the CPU, with ", dims, " dimensions, that is not empty");
+}
+
+// A parameter that may be left out.
+void check_optional(const at::Tensor& t, const char* name, at::IntArrayRef sizes) {
+  if (t.defined()) {
+    check_floating(t, name, sizes);
+  }
+}
+
+// gamma or beta, (C,) or (K, C).
+void check_rows(const at::Tensor& t, const char* name, const Planes& p) {
+  if (t.defined() && t.dim() == 2) {
+    check_floating(t, name, {p.normalizers, p.channels});
+  } else {
+    check_optional(t, name, {p.channels});
+  }
+}
+
+void check_groups(int64_t groups, int64_t channels) {
+  TORCH_CHECK(groups > 0 && channels % groups == 0, "mmnorm: groups: expected a divisor of ", channels,
+              " channels, got ", groups);
+}
+
 // Groups of channels that `normalizer` pools; 0 if it pools something else.
 int64_t groups_of(const std::string& normalizer, int64_t num_groups) {
   return normalizer == "LN" ? 1 : normalizer == "GN" ? num_groups : 0;
@@ -123,6 +158,21 @@ struct Tracking {
   at::Tensor mean, var, num_batches;
   Optional<double> momentum;
   int64_t positions;
+
+  void check(int64_t channels) const {
+    const auto fits = [&](const at::Tensor& t) {
+      return is_dense_cpu(t) && !t.is_neg() && at::isFloatingType(t.scalar_type()) && t.dim() == 1 &&
+             t.size(0) == channels && t.scalar_type() == mean.scalar_type() && (channels == 1 || t.stride(0) != 0);
+    };
+    MMNORM_EXPECT(fits(mean), "running_mean", mean, "floating-point numbers on the CPU, of shape [", channels, "]");
+    MMNORM_EXPECT(fits(var) && !var.is_alias_of(mean), "running_var", var, "numbers of their own, like the running mean (",
+                  describe(mean), ")");
+    MMNORM_EXPECT(is_dense_cpu(num_batches) && num_batches.scalar_type() == at::kLong && num_batches.dim() == 0,
+                  "num_batches", num_batches, "one number of int64 on the CPU");
+    TORCH_CHECK(!momentum.has_value() || (*momentum >= 0 && *momentum <= 1),
+                "mmnorm: momentum: expected none or a number from 0 to 1, got ", momentum.has_value() ? *momentum : 0.0);
+    TORCH_CHECK(positions > 0, "mmnorm: positions: expected a positive number, got ", positions);
+  }
 
   // As mmnorm.ops does: the variance is tracked as the unbiased one, with that of a single value being 0.
   void update(const std::vector<double>& batch_mean, const std::vector<double>& batch_var, int64_t samples) {
@@ -152,6 +202,27 @@ class PoolStep : public Step {
  public:
   PoolStep(std::vector<std::string> normalizers, int64_t num_groups, Tracking* tracking, py::function again)
       : Step(std::move(again)), normalizers_(std::move(normalizers)), num_groups_(num_groups), tracking_(tracking) {}
+
+  void check(const variable_list& inputs) const override {
+    const at::Tensor &mean = inputs[0], &var = inputs[1];
+    check_moments(var, "var", 2);
+    check_floating(mean, "mean", var.sizes());
+    TORCH_CHECK(inputs[2].defined() == inputs[3].defined(), "mmnorm: batch_mean and batch_var: expected both or none");
+    check_optional(inputs[2], "batch_mean", {var.size(1)});
+    check_optional(inputs[3], "batch_var", {var.size(1)});
+    TORCH_CHECK(!normalizers_.empty(), "mmnorm: normalizers: expected at least one");
+    TORCH_CHECK(std::count(normalizers_.begin(), normalizers_.end(), "BN") <= 1, "mmnorm: normalizers: 'BN' is there twice");
+    for (const auto& name : normalizers_) {
+      TORCH_CHECK(name == "IN" || name == "LN" || name == "GN" || name == "BN",
+                  "mmnorm: normalizers: expected 'IN', 'LN', 'GN' or 'BN', got '", name, "'");
+      if (name == "GN") {
+        check_groups(num_groups_, var.size(1));
+      }
+    }
+    if (tracking_ != nullptr) {
+      tracking_->check(var.size(1));
+    }
+  }
 
   // inputs: mean, var, batch_mean, batch_var
   variable_list forward(const variable_list& inputs, variable_list& kept) override {
@@ -195,7 +266,9 @@ class PoolStep : public Step {
   variable_list backward(const variable_list& inputs, const variable_list& kept,
                          const variable_list& gradients) const override {
     const at::Tensor &deviation = kept[0], &batch_mean = inputs[2];
-    const auto dtype = deviation.scalar_type();
+    const auto dtype = inputs[1].scalar_type();
+    const auto size = static_cast<int64_t>(normalizers_.size());
+    check_numbers(deviation, "deviation", dtype, {size, inputs[1].size(0), inputs[1].size(1)});
     const auto p = planes_of(deviation);
     const at::Tensor ddeviation = as(gradients[0].defined() ? gradients[0] : at::zeros_like(deviation), dtype);
     const at::Tensor dvariance = as(gradients[1].defined() ? gradients[1] : at::zeros_like(deviation), dtype);
@@ -243,6 +316,12 @@ class GroupMomentsStep : public Step {
  public:
   GroupMomentsStep(int64_t groups, py::function again) : Step(std::move(again)), groups_(groups) {}
 
+  void check(const variable_list& inputs) const override {
+    check_moments(inputs[1], "var", 2);
+    check_floating(inputs[0], "mean", inputs[1].sizes());
+    check_groups(groups_, inputs[1].size(1));
+  }
+
   // inputs: mean, var
   variable_list forward(const variable_list& inputs, variable_list& kept) override {
     const at::Tensor mean = as(inputs[0], at::kDouble), var = as(inputs[1], inputs[1].scalar_type());
@@ -258,6 +337,7 @@ class GroupMomentsStep : public Step {
   variable_list backward(const variable_list& inputs, const variable_list& kept,
                          const variable_list& gradients) const override {
     const at::Tensor mean = as(inputs[0], at::kDouble), &var = inputs[1], &mu = kept[0];
+    check_numbers(mu, "group mean", at::kDouble, {mean.size(0), groups_});
     const at::Tensor dmu = as(gradients[0], at::kDouble), dv = as(gradients[1], var.scalar_type());
     const at::Tensor dmean = at::empty_like(mean), dvar = at::empty(var.sizes(), var.options());
     MMNORM_DISPATCH(var.scalar_type(), "mmnorm::group_moments_backward", {
@@ -275,9 +355,17 @@ class GroupMomentsStep : public Step {
 // A step that ends in scale and shift, or begins with the pool's moments.
 class MixingStep : public Step {
  public:
-  MixingStep(double eps, py::function again) : Step(std::move(again)), eps_(eps) {}
+  MixingStep(double eps, py::function again) : Step(std::move(again)), eps_(eps) {
+    TORCH_CHECK(eps > 0, "mmnorm: eps: expected a positive number, got ", eps);
+  }
 
  protected:
+  static Planes checked_pool(const variable_list& inputs) {
+    check_moments(inputs[0], "deviation", 3);
+    check_floating(inputs[1], "variance", inputs[0].sizes());
+    return planes_of(inputs[0]);
+  }
+
   static at::Tensor or_zeros(const at::Tensor& gradient, const at::Tensor& deviation) {
     return gradient.defined() ? as(gradient, deviation.scalar_type()) : planes_like(deviation).zero_();
   }
@@ -288,6 +376,13 @@ class MixingStep : public Step {
 class MixStatisticsStep : public MixingStep {
  public:
   using MixingStep::MixingStep;
+
+  void check(const variable_list& inputs) const override {
+    const auto p = checked_pool(inputs);
+    check_floating(inputs[2], "ratios", {2, p.normalizers});
+    check_optional(inputs[3], "weight", {p.channels});
+    check_optional(inputs[4], "bias", {p.channels});
+  }
 
   // inputs: deviation, variance, ratios, weight, bias
   variable_list forward(const variable_list& inputs, variable_list&) override {
@@ -323,6 +418,13 @@ class MixStatisticsStep : public MixingStep {
 class MixOutputsStep : public MixingStep {
  public:
   using MixingStep::MixingStep;
+
+  void check(const variable_list& inputs) const override {
+    const auto p = checked_pool(inputs);
+    check_floating(inputs[2], "ratios", {p.samples, p.normalizers});
+    check_rows(inputs[3], "weight", p);
+    check_rows(inputs[4], "bias", p);
+  }
 
   // inputs: deviation, variance, ratios, weight, bias
   variable_list forward(const variable_list& inputs, variable_list&) override {
@@ -368,6 +470,16 @@ class CorrelateStep : public MixingStep {
  public:
   using MixingStep::MixingStep;
 
+  void check(const variable_list& inputs) const override {
+    const auto p = checked_pool(inputs);
+    const at::Tensor& conv = inputs[2];
+    if (conv.defined()) {
+      MMNORM_EXPECT(conv.dim() == 2 && conv.size(0) > 0 && p.channels % conv.size(0) == 0, "conv_weight", conv,
+                    "a tensor (C/r, r) for ", p.channels, " channels");
+      check_floating(conv, "conv_weight", {conv.size(0), p.channels / conv.size(0)});
+    }
+  }
+
   // inputs: deviation, variance, conv_weight
   variable_list forward(const variable_list& inputs, variable_list& kept) override {
     const auto dtype = inputs[0].scalar_type();
@@ -388,6 +500,7 @@ class CorrelateStep : public MixingStep {
                          const variable_list& gradients) const override {
     const auto dtype = inputs[0].scalar_type();
     const at::Tensor d = as(inputs[0], dtype), v = as(inputs[1], dtype), conv = as(inputs[2], dtype), &z = kept[0];
+    check_numbers(z, "z", dtype, {d.size(1), d.size(0), conv.defined() ? conv.size(0) : d.size(2)});
     const at::Tensor dfeatures = as(gradients[0], dtype);
     const at::Tensor ddeviation = at::empty_like(d), dvariance = at::empty_like(v);
     const at::Tensor dconv = at::zeros(conv.defined() ? conv.sizes() : at::IntArrayRef({d.size(2)}), d.options());
@@ -403,6 +516,18 @@ class CorrelateStep : public MixingStep {
 class RescaleStep : public MixingStep {
  public:
   using MixingStep::MixingStep;
+
+  void check(const variable_list& inputs) const override {
+    const auto p = checked_pool(inputs);
+    const at::Tensor& omega = inputs[2];
+    MMNORM_EXPECT(p.normalizers == 1, "deviation", inputs[0], "that of one normalizer, (1, N, C)");
+    MMNORM_EXPECT(omega.defined() && omega.dim() == 2 && omega.size(1) > 0 && p.channels % omega.size(1) == 0, "omega",
+                  omega, "a tensor (N, G) with a divisor of ", p.channels, " channels for G");
+    check_floating(omega, "omega", {p.samples, omega.size(1)});
+    check_floating(inputs[3], "beta", omega.sizes());
+    check_optional(inputs[4], "weight", {p.channels});
+    check_optional(inputs[5], "bias", {p.channels});
+  }
 
   // inputs: deviation, variance, omega, beta, weight, bias
   variable_list forward(const variable_list& inputs, variable_list&) override {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "again.h"
+#include "checks.h"
 #include "passes.h"
 
 namespace mmnorm {
@@ -14,9 +15,10 @@ namespace {
 namespace py = pybind11;
 
 at::Tensor as_laid_out(const at::Tensor& dy, const at::Tensor& x) {
-  return dy.contiguous(x.is_contiguous() ? at::MemoryFormat::Contiguous
-                       : x.dim() == 4    ? at::MemoryFormat::ChannelsLast
-                                         : at::MemoryFormat::ChannelsLast3d);
+  const at::Tensor dense = dy.contiguous(x.is_contiguous() ? at::MemoryFormat::Contiguous
+                                         : x.dim() == 4    ? at::MemoryFormat::ChannelsLast
+                                                           : at::MemoryFormat::ChannelsLast3d);
+  return dense.is_neg() ? dense.resolve_neg() : dense;
 }
 
 // What the affine form sends to the mean, -scale * total: in double, as the mean is.
@@ -37,7 +39,8 @@ struct MomentsNode : torch::autograd::Function<MomentsNode> {
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const variable_list saved = context->get_saved_variables();
-    const at::Tensor &x = saved[0], &mean = saved[1];
+    const at::Tensor &x = checked_input(saved[0]), &mean = saved[1];
+    check_numbers(mean, "mean", at::kDouble, x.sizes().slice(0, 2));
     if (at::GradMode::is_enabled()) {
       variable_list found = kept(context).again(*context, {x}, {gradients[0], gradients[1]});
       found.resize(2);
@@ -70,7 +73,8 @@ struct AffineNode : torch::autograd::Function<AffineNode> {
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const variable_list saved = context->get_saved_variables();
-    const at::Tensor &x = saved[0], &mean = saved[1], &scale = saved[2];
+    const at::Tensor &x = checked_input(saved[0]), &mean = saved[1], &scale = saved[2];
+    check_floating(scale, "scale", x.sizes().slice(0, 2));
     if (at::GradMode::is_enabled()) {
       variable_list found = kept(context).again(*context, saved, gradients);
       found.resize(7);
