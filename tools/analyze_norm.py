@@ -11,7 +11,7 @@ from mmnorm.analysis import save_record
 from mmnorm.analysis.record_file import check_record_name
 from mmnorm.analysis.sources import Sources, add_arguments
 from mmnorm.engine import launch
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 
 # For a figure, that many samples do.
 FEW = 1000

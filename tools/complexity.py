@@ -15,7 +15,7 @@ from mmnorm.analysis.costs import measure_costs
 from mmnorm.analysis.norm_variants import PLAIN, parse_variant, with_norm
 from mmnorm.convert.configs import with_torch_sync_bn
 from mmnorm.engine import launch
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 
 SIZES = {'mmpretrain': (224, 224), 'mmseg': (512, 512), 'mmdet': (800, 1344)}
 

@@ -7,7 +7,7 @@ from mmnorm.convert.checkpoint_files import check_output, read_checkpoint, write
 from mmnorm.convert.checkpoints import ABBREVIATIONS, CheckpointReport, from_plain_state_dict, to_plain_state_dict
 from mmnorm.convert.published import CODEBASES, convert_published
 from mmnorm.engine import launch
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 
 # Where a converted file keeps what BatchNorm has no place for; other tools read state_dict alone.
 OWN = 'mmnorm'

@@ -9,7 +9,7 @@ import mmnorm  # noqa: F401  registers SN, EN and ILM
 from mmnorm.engine import checks, launch
 from mmnorm.engine.checkpoint_file import check_prefixes, check_weights, latest_checkpoint
 from mmnorm.engine.defaults import add_training_defaults
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 
 
 def parse_args() -> argparse.Namespace:

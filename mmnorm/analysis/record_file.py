@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..engine.errors import UsageError
+from ..errors import UsageError
 
 VERSION = 1
 _KIND = 'mmnorm.analysis record'

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from ..convert.checkpoint_files import read_checkpoint
 from ..engine import checks, launch
 from ..engine.checkpoint_file import check_weights
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from .layers import learned_norms
 from .record_file import Record, load_record
 from .recorder import record

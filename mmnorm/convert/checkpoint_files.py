@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from ..engine.errors import UsageError
+from ..errors import UsageError
 
 # Where the weights lie: OpenMMLab and most others, Detectron, the ILM paper's script.
 CONTAINERS = ('state_dict', 'model', 'net')

@@ -15,8 +15,8 @@ from mmengine.registry import MODELS
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import Tensor
 
+from ..errors import UsageError
 from .checks import is_local, pretrained_settings
-from .errors import UsageError
 
 
 def check_weights(model: Mapping, path: str, source: str, resume: bool = False) -> Mapping | None:

@@ -3,8 +3,6 @@
 import argparse
 import os
 import os.path as osp
-import sys
-from collections.abc import Callable
 from copy import deepcopy
 from urllib.error import URLError
 
@@ -15,8 +13,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..convert.configs import parse_norm, set_norm
+from ..errors import UsageError, run  # noqa: F401  the tools find run here
 from . import checks
-from .errors import UsageError
 
 SCOPES = ('mmseg', 'mmdet', 'mmpretrain')
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -48,15 +46,6 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     # Given by torch.distributed.launch, not by people.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-
-
-def run(main: Callable[[], None]) -> None:
-    """Run the main function of a tool; a :class:`UsageError` becomes one message on stderr and exit status 2."""
-    try:
-        main()
-    except UsageError as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
 
 
 def load_config(args: argparse.Namespace) -> tuple[Config, str]:

@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, DefaultScope
 import mmnorm
 from mmnorm.engine.checkpoint_file import check_prefixes, check_weights, latest_checkpoint
 from mmnorm.engine.defaults import add_training_defaults
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 
 
 @MODELS.register_module(name='CheckpointTestNet')

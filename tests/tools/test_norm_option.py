@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 
 from mmnorm import ExemplarNorm2d, SwitchableNorm2d
 from mmnorm.engine import launch
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = 'configs/demo/deeplab_bn_r18_digits.py'
