@@ -62,7 +62,7 @@ def main() -> None:
     model = cfg.model
     if args.tta:
         enable_tta(cfg, scope)
-    check_weights(model, args.checkpoint, 'the command line')
+    check_weights(model, args.checkpoint, 'the command line', trust=args.trust_checkpoint)
 
     metrics = launch.build_runner(cfg).test()
     if args.out:
