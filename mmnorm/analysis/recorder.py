@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import nn
 
 from ..engine.batch_average import restored, run_batch, unwrap, with_progress
-from ..engine.errors import UsageError
 from ..engine.randomness import preserve_randomness
+from ..errors import UsageError
 from .collectors import Collector, collector_for
 from .layers import learned_norms, norm_of
 from .record_file import LayerRecord, Record
