@@ -88,6 +88,21 @@ def test_only_what_is_asked_for_gets_gradients(layer, frozen):
         assert mine.grad is None or torch.allclose(mine.grad, theirs.grad, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize('path', ['composed', 'native'])
+def test_gradients_that_can_be_differentiated_are_the_same(layer, path, backend):
+    if path == 'native' and not backends.has_native():
+        pytest.skip('mmnorm._C is not compiled')
+    backend(path)
+    x = torch.randn(3, 8, 4, 5, dtype=torch.float64, requires_grad=True)
+    wanted = [x, *layer.parameters()]
+    y = layer(x)
+    dy = torch.randn_like(y)
+    once = torch.autograd.grad(y, wanted, dy, retain_graph=True)
+    again = torch.autograd.grad(y, wanted, dy, create_graph=True)
+    for first, second in zip(once, again, strict=True):
+        torch.testing.assert_close(second, first, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize('path', ['composed', 'native', 'native, plain'])
 def test_gradients_of_gradients(layer, path, backend, plain_coefficients):
     if path != 'composed' and not backends.has_native():
