@@ -112,8 +112,10 @@ class SwitchableNorm(PooledNorm):
         # In float32 at least: gradients of many planes meet in each.
         return logits.to(ops.accumulation_dtype(logits.dtype)).softmax(1)
 
-    def coefficients(self, mean: Tensor, var: Tensor, positions: int) -> tuple[Tensor, Tensor]:
-        pooled = self.pool(mean, var, positions)
+    def coefficients(
+        self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        pooled = self.pool(mean, var, positions, update_running_stats)
         return ops.mix_statistics(*pooled, self.ratios(), self.weight, self.bias, eps=self.eps)
 
     def _constant_ratios(self, logits: Tensor) -> dict[str, Tensor]:

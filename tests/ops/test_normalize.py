@@ -374,7 +374,9 @@ def test_backends(backend, monkeypatch):
     ):
         backend('cuda')
     monkeypatch.setattr(backends, 'has_triton', lambda: False)
-    with pytest.raises(RuntimeError, match="needs the package triton, 3.4 or later, which is not installed; use 'auto'"):
+    with pytest.raises(
+        RuntimeError, match="needs the package triton, 3.4 or later, which is not installed; use 'auto'"
+    ):
         backend('triton')
     monkeypatch.setattr(native, 'load', lambda: None)
     with pytest.raises(RuntimeError, match='needs the compiled module mmnorm._C, which is missing or does not load'):
