@@ -105,7 +105,8 @@ def update_bn_stats(
     if isinstance(num_iters, bool) or not isinstance(num_iters, int) or num_iters <= 0:
         raise ValueError(f'num_iters must be a positive integer, got {num_iters!r}')
     distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    model = unwrap(model)
+    # A sharded model has parameters only while the wrapper runs it.
+    model = model if is_sharded(model) else unwrap(model)
     with preserve_randomness(), restored(model):
         if not model.training:
             model.train()
@@ -194,6 +195,16 @@ def unwrap(model: nn.Module) -> nn.Module:
     except ImportError:
         return model
     return unwrap(model.module) if is_model_wrapper(model) or isinstance(model, BaseTTAModel) else model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether the parameters are whole only while the model runs (FullyShardedDataParallel or ``fully_shard``)."""
+    if not dist.is_available() or not dist.is_initialized():
+        return False
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    wrapped = any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
+    return wrapped or any(hasattr(parameter, 'full_tensor') for parameter in model.parameters())
 
 
 @contextmanager

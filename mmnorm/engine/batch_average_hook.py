@@ -82,6 +82,8 @@ class BatchAverageHook(Hook):
         """Before a test, with the checkpoint that was loaded for it."""
         if self.in_test:
             self._outdated = True
+            # As it was built, all of it is in training mode. Out of it, it will be asked what training is.
+            runner.model.eval()
             self._average(runner)
         self._let_buffers_swap(runner)
 
