@@ -7,4 +7,5 @@ pretrained = 'torchvision://resnet50'
 init_cfg = pretrained and dict(
     type='Pretrained', checkpoint=pretrained, prefix=None if '://' in pretrained else 'backbone.')
 
-model = dict(backbone=dict(init_cfg=init_cfg))
+# Frozen: its statistics, gamma and beta stay those of the start.
+model = dict(backbone=dict(norm_cfg=dict(type='BN', requires_grad=False), init_cfg=init_cfg))

@@ -13,4 +13,6 @@ model = dict(
     data_preprocessor=dict(mean=[103.530, 116.280, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False),
     backbone=dict(norm_cfg=norm_cfg, init_cfg=init_cfg),
     neck=dict(norm_cfg=norm_cfg),
-    roi_head=dict(bbox_head=dict(norm_cfg=dict(type='ILM', base='GN', num_groups=32, requires_grad=True)), mask_head=dict(norm_cfg=norm_cfg)))
+    roi_head=dict(
+        bbox_head=dict(norm_cfg=dict(type='ILM', base='GN', num_groups=32, requires_grad=True)),
+        mask_head=dict(norm_cfg=norm_cfg)))

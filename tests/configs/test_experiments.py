@@ -12,8 +12,10 @@ from mmengine.config import Config, DictAction, utils
 from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 
+from mmnorm.engine import checks
+
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ('imagenet', 'webvision', 'cifar', 'coco', 'segmentation')
+FOLDERS = ('.', 'imagenet', 'webvision', 'cifar', 'coco', 'segmentation')
 CONFIGS = sorted(path for folder in FOLDERS for path in (ROOT / 'configs' / folder).glob('*.py'))
 EXPERIMENTS = (ROOT / 'docs/experiments.md').read_text()
 
@@ -89,20 +91,21 @@ def rate(cfg, images):
     return cfg.optim_wrapper.optimizer.lr * images / cfg.auto_scale_lr.base_batch_size
 
 
+# <model>_<norm>[_<backbone>][_<data>], and what differs: the data are left out where they are ImageNet, ADE20K or COCO.
 IMAGENET = r'imagenet/resnet50_(\w+)'
 WEBVISION = r'webvision/(resnet50|inception_v2)_(\w+)_webvision'
 SHUFFLENET = r'imagenet/shufflenet_v2_(\w+)'
 THIN = r'cifar/resnet20_(\w+)_cifar(100?)'
 WIDE = r'cifar/resnet50_(\w+)_cifar(100?)'
-C4 = r'coco/faster_rcnn_r50_c4_(frozen_bn|bn|gn|sn)(_scratch)?'
-FPN = r'coco/(faster|mask)_rcnn_r50_fpn_(frozen_)?(bn_gn|bn_sn|bn|syncbn|gn|sn|en)(_scratch)?'
-SEGMENTATION = r'segmentation/deeplab_r50_(\w+)_(ade20k|cityscapes)'
+C4 = r'coco/faster_rcnn_(frozen_bn|bn|gn|sn)_r50_c4(_scratch)?'
+FPN = r'(?:coco/)?(faster|mask)_rcnn_(frozen_)?(bn_gn|bn_sn|gn_sn|bn|syncbn|gn|sn|en|ilm)_r50_fpn'
+SEGMENTATION = r'deeplab_(\w+?)_r50(_cityscapes)?'
 # Of no paper's table: any norm, on data sets of files. tests/tools/test_real_data_configs.py trains them.
 OWN = {
-    'cifar/resnet20_cifar10_folders',
-    'cifar/resnet20_cifar10_short',
-    'segmentation/deeplab_r50_camvid',
-    'segmentation/deeplab_r18_camvid',
+    'cifar/resnet20_bn_cifar10_folders',
+    'cifar/resnet20_bn_cifar10_short',
+    'segmentation/deeplab_bn_r50_camvid',
+    'segmentation/deeplab_bn_r18_camvid',
 }
 
 
@@ -117,7 +120,7 @@ def test_every_config_is_tested_and_documented():
 
 
 @pytest.mark.parametrize(('variable', 'schedule'), [('ONE_X', '1x'), ('TWO_X', '2x')])
-@pytest.mark.parametrize('name', ['coco/faster_rcnn_r50_c4_sn', 'coco/faster_rcnn_r50_fpn_sn'])
+@pytest.mark.parametrize('name', ['coco/faster_rcnn_sn_r50_c4', 'coco/faster_rcnn_sn_r50_fpn'])
 def test_documented_schedules_are_those_of_mmdet(name, variable, schedule):
     cfg = Config.fromfile(ROOT / f'configs/{name}.py')
     options = re.search(rf"^{variable}='(.+)'$", EXPERIMENTS, re.MULTILINE)[1]
@@ -131,7 +134,7 @@ def test_documented_schedules_are_those_of_mmdet(name, variable, schedule):
 
 
 def test_work_dirs_are_distinct():
-    stems = [path.stem for path in [*CONFIGS, *(ROOT / 'configs').glob('*.py')]]
+    stems = [path.stem for path in CONFIGS]
     assert len(set(stems)) == len(stems)
 
 
@@ -206,6 +209,7 @@ def test_cifar_of_the_en_paper(name, norm, classes):
     assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 128
     assert cfg.train_dataloader.dataset.type == f'CIFAR{classes}'
     assert sgd(cfg) == (0.1, 0.9, 1e-4)
+    assert ('BatchAverageHook' in hooks(cfg)) == (norm in ('sn', 'en'))
     for depth in (20, 56, 110):
         model = build(name, depth)
         assert kinds(model) == {NORMS[norm]: depth - 1}
@@ -272,65 +276,75 @@ def test_faster_rcnn_c4(name, norm, scratch):
     check_frozen(model, frozen)
     assert {layer.training for layer in norms(model.roi_head)} == {not frozen}
     assert cfg.model.backbone.style == cfg.model.roi_head.shared_head.style == 'pytorch'
-    assert cfg.model.data_preprocessor.bgr_to_rgb
+    # Detectron's GN weights see BGR without division.
+    assert cfg.model.data_preprocessor.bgr_to_rgb == (norm != 'gn' or bool(scratch))
     assert (cfg.model.roi_head.shared_head.init_cfg is None) == bool(scratch)
     if not frozen:
         check_no_decay_on_affine(cfg, model)
         assert model.backbone.frozen_stages == -1
 
 
-@pytest.mark.parametrize(('name', 'detector', 'frozen', 'norm', 'scratch'), names(FPN))
-def test_rcnn_fpn(name, detector, frozen, norm, scratch):
+@pytest.mark.parametrize(('name', 'detector', 'frozen', 'norm'), names(FPN))
+def test_rcnn_fpn(name, detector, frozen, norm):
     cfg, model = load(name), build(name)
-    table = (12, [8, 11]) if detector == 'faster' else (24, [16, 22])
-    check_coco(cfg, scratch, *((36, [28, 33]) if scratch else table))
+    check_coco(cfg, False, *((12, [8, 11]) if detector == 'faster' else (24, [16, 22])))
     backbone, _, head = norm.partition('_')
-    assert kinds(model.backbone) == {NORMS[backbone]: 53}
+    frozen = frozen or norm == 'bn'
+    assert kinds(model.backbone) == {NORMS['gn' if norm == 'ilm' else backbone]: 53}
     check_frozen(model, bool(frozen))
+    assert ('BatchAverageHook' in hooks(cfg)) == ((head or norm) in ('sn', 'en'))
     if norm == 'bn':
         assert kinds(model) == {'BatchNorm2d': 53}
         return
     kind = NORMS[head or norm]
-    assert kinds(model.neck) == {kind: 8}
+    everywhere = 'GroupNorm' if norm == 'ilm' else kind
+    assert kinds(model.neck) == {everywhere: 8}
     assert kinds(model.roi_head.bbox_head) == {kind: 4}
     if detector == 'mask':
-        assert kinds(model.roi_head.mask_head) == {kind: 4}
+        assert kinds(model.roi_head.mask_head) == {everywhere: 4}
     check_no_decay_on_affine(cfg, model)
 
 
 @pytest.mark.parametrize(('name', 'norm', 'data'), names(SEGMENTATION))
 def test_segmentation(name, norm, data):
     cfg, model = load(name), build(name)
-    assert cfg.optim_wrapper.optimizer.lr == (0.02 if data == 'ade20k' else 0.01)
+    ade20k = data is None
+    assert cfg.optim_wrapper.optimizer.lr == (0.02 if ade20k else 0.01)
     assert cfg.train_dataloader.batch_size == 2
-    assert cfg.train_cfg.max_iters == (100_000 if data == 'ade20k' else 74_375)
-    assert cfg.crop_size == ((450, 450) if data == 'ade20k' else (713, 713))
+    assert cfg.train_cfg.max_iters == (100_000 if ade20k else 74_375)
+    assert cfg.crop_size == ((450, 450) if ade20k else (713, 713))
     assert kinds(model) == {NORMS[norm]: 60}
     assert ('BatchAverageHook' in hooks(cfg)) == (norm in ('sn', 'en'))
 
 
 def pretrained_configs():
-    return [name for pattern in (SEGMENTATION, C4, FPN) for name, *_ in names(pattern)]
+    return [name for pattern in (SEGMENTATION, C4, FPN) for name, *_ in names(pattern) if 'scratch' not in name]
+
+
+@pytest.mark.parametrize('name', pretrained_configs())
+def test_start_is_one_setting(name):
+    """``pretrained`` is what every part with an init_cfg starts from; without a prefix, as of a backbone alone."""
+    cfg = load(name)
+    starts = [start for _, start in checks.pretrained_settings(cfg)]
+    assert len(starts) == (2 if 'c4' in name else 1)
+    assert {(start.checkpoint, start.prefix) for start in starts} == {(cfg.pretrained, None)}
+    backbone = cfg.model.backbone.norm_cfg.type
+    assert cfg.pretrained == ('open-mmlab://detectron/resnet50_gn' if backbone == 'GN' else 'torchvision://resnet50')
+    # Detectron's weights see BGR without division.
+    assert cfg.model.data_preprocessor.bgr_to_rgb == (backbone != 'GN')
 
 
 @pytest.mark.parametrize('name', pretrained_configs())
 def test_checkpoint_of_the_imagenet_config_fits(name):
-    """What the ImageNet config of the same norm saves has every weight of the backbone, under its prefix."""
-    init_cfg = load(name).model.backbone.init_cfg
-    if init_cfg is None or '://' in init_cfg.checkpoint:
-        assert 'scratch' in name or 'bn' in name
-        return
-    _, source, checkpoint = init_cfg.checkpoint.split('/')
-    assert checkpoint == f'epoch_{load(f"imagenet/{source}").train_cfg.max_epochs}.pth'
-    saved = {key: value.shape for key, value in build(f'imagenet/{source}').state_dict().items()}
+    """What the ImageNet config of the backbone's norm saves has every weight of the backbone, under its prefix."""
     model = build(name)
-    parts = [model.backbone]
-    if 'c4' in name:
-        assert load(name).model.roi_head.shared_head.init_cfg == init_cfg
-        parts.append(model.roi_head.shared_head)
+    norm = load(name).model.backbone.norm_cfg
+    source = 'bn' if 'BN' in norm.type else 'ilm_gn' if norm.type == 'ILM' else norm.type.lower()
+    saved = {key: value.shape for key, value in build(f'imagenet/resnet50_{source}').state_dict().items()}
+    parts = [model.backbone, model.roi_head.shared_head] if 'c4' in name else [model.backbone]
     for part in parts:
         for key, value in part.state_dict().items():
-            assert saved[init_cfg.prefix + key] == value.shape, key
+            assert saved[f'backbone.{key}'] == value.shape, key
 
 
 def test_cifar_from_folders(tmp_path):
@@ -339,7 +353,7 @@ def test_cifar_from_folders(tmp_path):
     import numpy as np
     from mmpretrain.registry import DATASETS
 
-    name = 'cifar/resnet20_cifar10_folders'
+    name = 'cifar/resnet20_bn_cifar10_folders'
     cfg = load(name)
     build(name)
     red = np.zeros((32, 32, 3), np.uint8)

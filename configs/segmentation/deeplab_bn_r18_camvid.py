@@ -1,6 +1,6 @@
 # A small DeepLab on CamVid at half its size, for a CPU core: ResNet-18 of output stride 16, from scratch, 2 images a
 # batch. What docs/results.md compares norms by; BN, and any other by --norm.
-_base_ = './deeplab_r50_camvid.py'
+_base_ = './deeplab_bn_r50_camvid.py'
 
 scale = (240, 180)
 crop_size = (160, 160)

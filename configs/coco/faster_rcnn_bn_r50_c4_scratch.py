@@ -1,7 +1,9 @@
-# Faster R-CNN, ResNet-50, FPN, COCO: Switchable Normalization, in backbone, FPN and box head, from scratch.
-_base_ = './faster_rcnn_r50_fpn_sn.py'
+# Faster R-CNN, ResNet-50, C4, COCO: BN, in all five stages, from scratch.
+_base_ = './faster_rcnn_bn_r50_c4.py'
 
-model = dict(backbone=dict(init_cfg=None, zero_init_residual=False))
+model = dict(
+    backbone=dict(init_cfg=None, zero_init_residual=False),
+    roi_head=dict(shared_head=dict(init_cfg=None)))
 
 # As long as the published SN config of this kind: 270,000 iterations, steps at 210,000 and 250,000.
 train_cfg = dict(max_epochs=36)

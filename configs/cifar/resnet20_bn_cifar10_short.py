@@ -2,7 +2,7 @@
 # A schedule of iterations, 1564 of 128 images (4 epochs), a warm-up, then a half cosine. Another batch size is
 # train_dataloader.batch_size=2 optim_wrapper.optimizer.lr=0.0015625 (in proportion), another length
 # train_cfg.max_iters=25000 param_scheduler.1.end=25000.
-_base_ = './resnet20_cifar10_folders.py'
+_base_ = './resnet20_bn_cifar10_folders.py'
 
 max_iters = 1564
 loader = dict(num_workers=0, persistent_workers=False)

@@ -1,5 +1,5 @@
-# Faster R-CNN, ResNet-50, C4, COCO: Group Normalization, in all five stages, from scratch.
-_base_ = './faster_rcnn_r50_c4_gn.py'
+# Faster R-CNN, ResNet-50, C4, COCO: Switchable Normalization, in all five stages, from scratch.
+_base_ = './faster_rcnn_sn_r50_c4.py'
 
 model = dict(
     backbone=dict(init_cfg=None, zero_init_residual=False),
