@@ -7,4 +7,6 @@ pretrained = 'torchvision://resnet50'
 init_cfg = pretrained and dict(
     type='Pretrained', checkpoint=pretrained, prefix=None if '://' in pretrained else 'backbone.')
 
-model = dict(backbone=dict(norm_cfg=dict(type='BN', requires_grad=False), init_cfg=init_cfg))
+model = dict(
+    backbone=dict(norm_cfg=dict(type='BN', requires_grad=False), init_cfg=init_cfg),
+    train_cfg=dict(rpn_proposal=dict(max_per_img=2000)))
