@@ -181,7 +181,7 @@ class PooledNorm(LearnedNorm):
         normalizers: Any non-empty choice of 'IN', 'LN', 'BN' and 'GN'; K is their number.
         num_groups: Number of groups of GN; gcd(C, num_groups) is used, so that any C works.
         init_ratios: Probabilities of the K normalizers at the start; None is uniform.
-        sync: Pool BN's statistics over the samples of all processes of the default group.
+        sync: In training, take BN's statistics over the values of all processes of the default group.
         affine: Whether gamma and beta are learned.
         track_running_stats: Whether BN keeps running statistics and uses them in eval mode, else it uses the batch's.
     """

@@ -38,7 +38,7 @@ class ExemplarNorm(PooledNorm):
         normalizers: Any non-empty choice of 'IN', 'LN', 'BN' and 'GN'; K is their number.
         num_groups: Number of groups of GN; gcd(C, num_groups) is used.
         init_ratios: Importance ratios of the K normalizers at the start, for every sample; None is uniform.
-        sync: Take BN's statistics over the samples of all processes.
+        sync: In training, take BN's statistics over the values of all processes.
         reduction: r, the channels that one output of the convolution sees; gcd(C, reduction) is used.
         expansion: pi; the hidden layer has expansion * K units.
         ratio_net: 'pairwise' as above, or 'mlp': the two fully connected layers see :math:`\bar x_n` itself

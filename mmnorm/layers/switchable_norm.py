@@ -30,7 +30,7 @@ class SwitchableNorm(PooledNorm):
         normalizers: Any non-empty choice of 'IN', 'LN', 'BN' and 'GN'; K is their number.
         num_groups: Number of groups of GN; gcd(C, num_groups) is used.
         init_ratios: Probabilities of the K normalizers at the start; None is uniform.
-        sync: Take BN's statistics over the samples of all processes.
+        sync: In training, take BN's statistics over the values of all processes.
         affine: Whether gamma and beta are learned; without, they are 1 and 0.
         track_running_stats: Whether BN keeps running statistics and uses them in eval mode.
         device: Where the parameters are created.

@@ -10,9 +10,12 @@ from mmengine.model import BaseModel
 from mmengine.runner import FlexibleRunner, Runner
 from processes import run_processes, why_no_fsdp
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.data import Dataset
 
 import mmnorm
+from mmnorm.analysis.recorder import record
+from mmnorm.engine.errors import UsageError
 
 WORLD_SIZE = 2
 HOOKS = (
@@ -82,6 +85,8 @@ def worker(rank, work_dir):
         wrapper = dict(type='MMFullyShardedDataParallel', device_id=torch.device('cpu'), use_orig_params=True)
         strategy = dict(type='FSDPStrategy', model_wrapper=wrapper, state_dict_cfg=STATE_DICT)
         train(work_dir, WORLD_SIZE, FlexibleRunner, strategy=strategy)
+        with pytest.raises(UsageError, match='sharded'):
+            record(FullyShardedDataParallel(Model(), device_id=torch.device('cpu')), [])
     return reason
 
 
