@@ -8,17 +8,21 @@ passes do.
 
 import os
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
 from torch import Tensor
 
+from ..version import is_older
 from . import closed_form, composed, native_coefficients, native_passes
 
+# Before it, the names of arguments that are not to be specialized for meant nothing.
+OLDEST_TRITON = (3, 0)
 BACKENDS = ('auto', 'reference', 'composed', 'native', 'triton')
 
 _NEEDS = {
-    'triton': 'the package triton, which is not installed',
+    'triton': 'the package triton, 3.0 or newer, which is not installed',
     'native': 'the compiled module mmnorm._C, which is missing or does not load (install mmnorm again, with '
     '--no-build-isolation and a C++ compiler)',
 }
@@ -31,8 +35,8 @@ def has_native() -> bool:
 
 @cache
 def has_triton() -> bool:
-    """Whether the package triton is installed."""
-    return find_spec('triton') is not None
+    """Whether the package triton is installed, and new enough."""
+    return find_spec('triton') is not None and not is_older(import_module('triton').__version__, OLDEST_TRITON)
 
 
 def _checked(name: str, source: str) -> str:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmnorm.ops import backend, composed, native_passes, reference
+from mmnorm.ops.compat import HAS_CUSTOM_OPS
 from mmnorm.ops.library import Operators
 from mmnorm.ops.reference import accumulation_dtype, coefficient_dtype
 
@@ -187,6 +188,7 @@ def test_few_planes_with_an_offset_cost_the_others_nothing():
     assert torch.allclose(var, x.double().var((2, 3), correction=0).float(), rtol=1e-6)
 
 
+@pytest.mark.skipif(not HAS_CUSTOM_OPS, reason='before PyTorch 2.4 they are plain functions')
 @pytest.mark.parametrize('last', [False, True])
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_operators_pass_opcheck(last, dtype):
