@@ -5,6 +5,7 @@ import runpy
 import sys
 import traceback
 
+import pytest
 import torch
 
 import mmnorm
@@ -14,6 +15,24 @@ LAYERS = {
     for name in ('SwitchableNorm', 'ExemplarNorm', 'InstanceMetaNorm')
     for dims in (1, 2, 3)
 }
+
+
+def _autocasts_to_float16():
+    try:
+        with torch.autocast('cpu', dtype=torch.float16):
+            return torch.mm(torch.ones(1, 1), torch.ones(1, 1)).dtype == torch.float16
+    except RuntimeError:
+        return False
+
+
+# Types of autocast on the CPU.
+AUTOCAST_TYPES = [
+    torch.bfloat16,
+    pytest.param(
+        torch.float16,
+        marks=pytest.mark.skipif(not _autocasts_to_float16(), reason='here autocast on the CPU knows no float16'),
+    ),
+]
 
 
 def randomize(layer):

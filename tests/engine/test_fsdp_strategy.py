@@ -8,6 +8,7 @@ import torch
 from helpers import assert_same, randomize
 from mmengine.model import BaseModel
 from mmengine.runner import FlexibleRunner, Runner
+from mmnorm.engine.errors import UsageError
 from processes import run_processes, why_no_fsdp
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -15,7 +16,6 @@ from torch.utils.data import Dataset
 
 import mmnorm
 from mmnorm.analysis.recorder import record
-from mmnorm.engine.errors import UsageError
 
 WORLD_SIZE = 2
 HOOKS = (
