@@ -12,10 +12,11 @@ from ..layers.base import LearnedNorm
 from ..layers.exemplar_norm import ExemplarNorm
 from ..layers.instance_meta_norm import InstanceMetaNorm
 from ..layers.switchable_norm import SwitchableNorm
+from ..registry import register
 from .batch_average import is_sharded, unwrap
 
 
-@HOOKS.register_module()
+@register(HOOKS)
 class NormRatioHook(Hook):
     """At the first iteration and every ``interval`` ones, logs averages of each SN, EN and ILM layer.
 
