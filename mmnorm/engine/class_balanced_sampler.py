@@ -8,10 +8,12 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
+from ..registry import register
+
 _CHUNK = 4096
 
 
-@DATA_SAMPLERS.register_module()
+@register(DATA_SAMPLERS)
 class ClassBalancedSampler(Sampler):
     """Draws a class, then an image of that class, with replacement and without end: for loops by iterations.
 
