@@ -1,4 +1,6 @@
 # make demo: watch DeepLab with EN learn.  make test: all tests.  Both build .venv first, once.
+# make test-upstream: all tests with the OpenMMLab of open-mmlab, on the PyTorch that its mmcv stands on.
+# make test-torch: the tests of the layers with PyTorch alone, on several versions; TORCH=2.1.2 for one.
 
 PYTHON ?= python3.11
 # Tests that run at a time, each with one thread.
@@ -6,7 +8,11 @@ WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint env constraints
+# Versions of PyTorch for test-torch; "newest" is what the package index has.
+TORCH ?= 2.1.2 2.4.1 2.6.0 newest
+TORCHES := $(addprefix test-torch-,$(TORCH))
+
+.PHONY: demo test lint env constraints test-upstream env-upstream test-torch $(TORCHES)
 
 demo: env
 	$(BIN)/python tools/demo.py
@@ -34,6 +40,52 @@ $(READY): requirements/build.txt requirements/dev.txt requirements/constraints.t
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	$(BIN)/python -c "import torch, mmnorm._C"
 	$(BIN)/python -m pip check
+	@touch $@
+
+# mmnorm._C lies among the sources and belongs to one PyTorch. So an environment with another one than .venv has the
+# sources once more, in $(1)/src; objects of an earlier build stay.
+define copy_sources
+	mkdir -p $(1)/src
+	find $(1)/src -mindepth 1 -maxdepth 1 ! -name build -exec rm -rf {} +
+	git ls-files -z --cached --others --exclude-standard | \
+	  tar -c --null --ignore-failed-read --files-from - 2> /dev/null | tar -x -C $(1)/src
+	cd $(1)/src && MAX_JOBS=$(WORKERS) ../bin/python setup.py --quiet build_ext --inplace
+	cd $(1)/src && ../bin/python -c "import torch, mmnorm._C"
+endef
+
+test-upstream: env-upstream
+	$(call copy_sources,.venv-upstream)
+	cd .venv-upstream/src && OMP_NUM_THREADS=1 ../bin/python -m pytest -n $(WORKERS) --dist worksteal
+
+env-upstream: .venv-upstream/.ready
+
+# The last releases of open-mmlab. mmcv has operators of its own to build, for PyTorch 2.1.
+.venv-upstream/.ready: requirements/upstream.txt requirements/upstream-constraints.txt
+	$(PYTHON) -m venv .venv-upstream
+	.venv-upstream/bin/python -m pip install --quiet setuptools==69.5.1 wheel==0.48.0 ninja==1.13.2
+	.venv-upstream/bin/python -m pip install --quiet "torch===2.1.2" torchvision==0.16.2 \
+	  -c requirements/upstream-constraints.txt
+	@echo "building mmcv's operators: this takes some minutes, once"
+	.venv-upstream/bin/python -m pip install --quiet --no-build-isolation mmcv==2.1.0 \
+	  -c requirements/upstream-constraints.txt
+	.venv-upstream/bin/python -m pip install --quiet --requirement requirements/upstream.txt
+	.venv-upstream/bin/python -m pip install --quiet --force-reinstall --no-deps opencv-python-headless==4.11.0.86
+	.venv-upstream/bin/python -m pip check
+	$(call copy_sources,.venv-upstream)
+	.venv-upstream/bin/python -m pip install --quiet --no-build-isolation --no-deps --editable .venv-upstream/src
+	@touch $@
+
+test-torch: $(TORCHES)
+
+$(TORCHES): test-torch-%: .venv-torch-%/.ready
+	$(call copy_sources,.venv-torch-$*)
+	cd .venv-torch-$*/src && ../bin/python -c "import torch; print('PyTorch', torch.__version__)"
+	cd .venv-torch-$*/src && OMP_NUM_THREADS=1 ../bin/python -m pytest -n $(WORKERS) --dist worksteal tests/layers tests/ops
+
+.venv-torch-%/.ready: requirements/torch.txt
+	$(PYTHON) -m venv .venv-torch-$*
+	.venv-torch-$*/bin/python -m pip install --quiet $(if $(filter newest,$*),torch,"torch===$*") \
+	  --requirement requirements/torch.txt
 	@touch $@
 
 constraints: env
