@@ -5,7 +5,7 @@ from pathlib import Path
 
 import mmnorm  # noqa: F401  finds the configs behind mmpretrain:: and the like
 from mmnorm.engine import launch
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 from mmnorm.experiments.catalogue import STATES, Experiment, catalogue
 from mmnorm.experiments.plan import Planner
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from .record_file import Record
 
 

@@ -1,8 +1,8 @@
-// The Python module mmnorm._C: the passes, the coefficients and the node of mmnorm/ops/native*.py.
+// The Python module mmnorm._C: the passes, the coefficients and their nodes of autograd.
 #include <torch/csrc/utils/pybind.h>
 
 #include "coefficients.h"
-#include "node.h"
+#include "nodes.h"
 #include "passes.h"
 
 PYBIND11_MODULE(_C, module) {
@@ -10,25 +10,31 @@ PYBIND11_MODULE(_C, module) {
   using namespace mmnorm;
   using release = py::call_guard<py::gil_scoped_release>;
 
+  // Messages of errors without the stack of C++.
+  py::register_local_exception_translator([](std::exception_ptr thrown) {
+    try {
+      if (thrown) {
+        std::rethrow_exception(thrown);
+      }
+    } catch (const c10::Error& error) {
+      PyErr_SetString(PyExc_RuntimeError, error.what_without_backtrace());
+    }
+  });
+
   // Of the functions below, as they are called from Python; to be raised with every change.
-  module.attr("INTERFACE") = 2;
+  module.attr("INTERFACE") = 3;
   module.def("instructions", &instructions);
   module.def("moments", &moments, release());
   module.def("affine", &affine, release());
   module.def("plane_sums", &plane_sums, release());
   module.def("input_gradient", &input_gradient, release());
+  module.def("moments_node", &moments_node);
+  module.def("affine_node", &affine_node);
 
-  py::class_<RunningStats>(module, "RunningStats")
-      .def(py::init<at::Tensor, at::Tensor, at::Tensor, std::optional<double>, int64_t>());
-  py::class_<Pool>(module, "Pool")
-      .def(py::init<const std::vector<std::string>&, const std::vector<int64_t>&, const OptionalTensor&,
-                    const OptionalTensor&, std::optional<RunningStats>>());
-  py::class_<Form, std::shared_ptr<Form>>(module, "Form");
-  py::class_<SwitchableForm, Form, std::shared_ptr<SwitchableForm>>(module, "SwitchableForm")
-      .def(py::init<Pool, double>());
-  py::class_<ExemplarForm, Form, std::shared_ptr<ExemplarForm>>(module, "ExemplarForm")
-      .def(py::init<Pool, double, bool, bool>());
-  py::class_<InstanceMetaForm, Form, std::shared_ptr<InstanceMetaForm>>(module, "InstanceMetaForm")
-      .def(py::init<Pool, double, std::string, std::string>());
-  module.def("normalize", &normalize);
+  module.def("pool", &pool);
+  module.def("group_moments", &group_moments);
+  module.def("mix_statistics", &mix_statistics);
+  module.def("mix_outputs", &mix_outputs);
+  module.def("correlate", &correlate);
+  module.def("rescale", &rescale);
 }

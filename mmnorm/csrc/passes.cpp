@@ -12,6 +12,8 @@
 #include <cstring>
 #include <vector>
 
+#include "checks.h"
+
 namespace mmnorm {
 
 // How far the mean may be from the value that was subtracted, squared and over the variance, for the variance to be
@@ -38,7 +40,7 @@ constexpr int64_t kGrain = 1 << 14;
 
 struct Shape {
   explicit Shape(const at::Tensor& x)
-      : samples(x.size(0)),
+      : samples(checked_input(x).size(0)),
         channels(x.size(1)),
         length(x.numel() / (samples * channels)),
         // A channels_last tensor that is contiguous too is either; planes of one value are best taken as rows.
@@ -53,6 +55,22 @@ struct Shape {
   int64_t samples, channels, length;
   bool contiguous;
 };
+
+// A number for each plane of x.
+void check_planes(const at::Tensor& t, const char* name, const Shape& shape) {
+  check_floating(t, name, {shape.samples, shape.channels});
+}
+
+void check_mean(const at::Tensor& mean, const Shape& shape) {
+  check_numbers(mean, "mean", at::kDouble, {shape.samples, shape.channels});
+}
+
+// The gradient of the output, laid out as x is.
+void check_gradient(const at::Tensor& dy, const at::Tensor& x) {
+  MMNORM_EXPECT(is_dense_cpu(dy) && !dy.is_neg() && dy.scalar_type() == x.scalar_type() && dy.sizes() == x.sizes() &&
+                    (x.is_contiguous() ? dy.is_contiguous() : is_channels_last(dy)),
+                "dy", dy, "a tensor of the shape, type and memory format of x (", describe(x), ")");
+}
 
 template <typename F>
 void for_planes(const Shape& shape, const F& f) {
@@ -149,6 +167,29 @@ void moments_of_rows(const scalar_t* x, double* mean, A* var, const Shape& shape
   }
 }
 
+at::ScalarType accumulation_type(const at::Tensor& x) {
+  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+// Numbers of planes as the loops read them.
+template <typename A>
+at::Tensor as(const at::Tensor& t) {
+  const auto dtype = c10::CppTypeToScalarType<A>::value;
+  return t.scalar_type() == dtype && t.is_contiguous() && !t.is_neg() ? t : t.to(dtype).contiguous().resolve_neg();
+}
+
+// The means, rounded, and for each plane a call with what is lost by that.
+template <typename A, typename F>
+std::vector<A> centers_of(const at::Tensor& mean, const F& with_rest) {
+  const double* m = mean.const_data_ptr<double>();
+  std::vector<A> centers(mean.numel());
+  for (int64_t plane = 0; plane < mean.numel(); ++plane) {
+    centers[plane] = static_cast<A>(m[plane]);
+    with_rest(plane, m[plane] - static_cast<double>(centers[plane]));
+  }
+  return centers;
+}
+
 }  // namespace
 
 std::string instructions() {
@@ -164,9 +205,8 @@ std::string instructions() {
 
 std::tuple<at::Tensor, at::Tensor> moments(const at::Tensor& x) {
   const Shape shape(x);
-  const auto accumulation = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   at::Tensor mean = at::empty({shape.samples, shape.channels}, at::kDouble);
-  at::Tensor var = at::empty({shape.samples, shape.channels}, accumulation);
+  at::Tensor var = at::empty({shape.samples, shape.channels}, accumulation_type(x));
   double* m = mean.data_ptr<double>();
   MMNORM_DISPATCH(x, "mmnorm::moments", {
     A* v = var.data_ptr<A>();
@@ -182,13 +222,21 @@ std::tuple<at::Tensor, at::Tensor> moments(const at::Tensor& x) {
   return {mean, var};
 }
 
-at::Tensor affine(const at::Tensor& x, const at::Tensor& center, const at::Tensor& scale, const at::Tensor& shift) {
+at::Tensor affine(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& scale, const at::Tensor& shift) {
   const Shape shape(x);
+  check_mean(mean, shape);
+  check_planes(scale, "scale", shape);
+  check_planes(shift, "shift", shape);
   at::Tensor y = at::empty_like(x);
   MMNORM_DISPATCH(x, "mmnorm::affine", {
     const scalar_t* data = x.const_data_ptr<scalar_t>();
     scalar_t* out = y.data_ptr<scalar_t>();
-    const A *c = center.const_data_ptr<A>(), *s = scale.const_data_ptr<A>(), *t = shift.const_data_ptr<A>();
+    const at::Tensor slopes = as<A>(scale), constants = as<A>(shift).clone();
+    const A* s = slopes.const_data_ptr<A>();
+    const std::vector<A> centers = centers_of<A>(mean, [&, t = constants.data_ptr<A>()](int64_t plane, double rest) {
+      t[plane] -= static_cast<A>(s[plane] * rest);
+    });
+    const A *c = centers.data(), *t = constants.const_data_ptr<A>();
     if (shape.contiguous) {
       for_planes(shape, [&](int64_t begin, int64_t end) {
         MMNORM_CALL(plane_affine, data, c, s, t, out, shape.length, begin, end);
@@ -204,12 +252,17 @@ at::Tensor affine(const at::Tensor& x, const at::Tensor& center, const at::Tenso
   return y;
 }
 
-std::tuple<at::Tensor, at::Tensor> plane_sums(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& center) {
+std::tuple<at::Tensor, at::Tensor> plane_sums(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& mean) {
   const Shape shape(x);
-  at::Tensor total = at::empty_like(center), product = at::empty_like(center);
+  check_gradient(dy, x);
+  check_mean(mean, shape);
+  at::Tensor total = at::empty(mean.sizes(), x.options().dtype(accumulation_type(x))), product = at::empty_like(total);
   MMNORM_DISPATCH(x, "mmnorm::plane_sums", {
     const scalar_t *gradient = dy.const_data_ptr<scalar_t>(), *data = x.const_data_ptr<scalar_t>();
-    const A* c = center.const_data_ptr<A>();
+    std::vector<A> rests(shape.planes());
+    const std::vector<A> centers =
+        centers_of<A>(mean, [&](int64_t plane, double rest) { rests[plane] = static_cast<A>(rest); });
+    const A* c = centers.data();
     A *first = total.data_ptr<A>(), *second = product.data_ptr<A>();
     if (shape.contiguous) {
       for_planes(shape, [&](int64_t begin, int64_t end) {
@@ -231,19 +284,31 @@ std::tuple<at::Tensor, at::Tensor> plane_sums(const at::Tensor& dy, const at::Te
         }
       }
     }
+    for (int64_t plane = 0; plane < shape.planes(); ++plane) {
+      second[plane] -= rests[plane] * first[plane];
+    }
   });
   return {total, product};
 }
 
-at::Tensor input_gradient(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& center, const at::Tensor& scale,
+at::Tensor input_gradient(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& scale,
                           const at::Tensor& slope, const at::Tensor& offset) {
   const Shape shape(x);
+  check_gradient(dy, x);
+  check_mean(mean, shape);
+  check_planes(scale, "scale", shape);
+  check_planes(slope, "slope", shape);
+  check_planes(offset, "offset", shape);
   at::Tensor dx = at::empty_like(x);
   MMNORM_DISPATCH(x, "mmnorm::input_gradient", {
     const scalar_t *gradient = dy.const_data_ptr<scalar_t>(), *data = x.const_data_ptr<scalar_t>();
     scalar_t* out = dx.data_ptr<scalar_t>();
-    const A *c = center.const_data_ptr<A>(), *s = scale.const_data_ptr<A>(), *k = slope.const_data_ptr<A>(),
-            *o = offset.const_data_ptr<A>();
+    const at::Tensor factors = as<A>(scale), slopes = as<A>(slope), constants = as<A>(offset).clone();
+    const A *s = factors.const_data_ptr<A>(), *k = slopes.const_data_ptr<A>();
+    const std::vector<A> centers = centers_of<A>(mean, [&, o = constants.data_ptr<A>()](int64_t plane, double rest) {
+      o[plane] -= static_cast<A>(k[plane] * rest);
+    });
+    const A *c = centers.data(), *o = constants.const_data_ptr<A>();
     if (shape.contiguous) {
       for_planes(shape, [&](int64_t begin, int64_t end) {
         MMNORM_CALL(plane_gradient, gradient, data, c, s, k, o, out, shape.length, begin, end);

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
+from .. import ops
 from ..layers.base import PooledNorm
-from ..ops.backend import passes
+from ..ops.compat import BatchNormBase, DropoutBase
 from .randomness import preserve_randomness
 
 VARIANCES = ('total', 'average')
@@ -44,7 +43,7 @@ class _Population:
         if x.numel() == 0:
             return
         with torch.autocast(x.device.type, enabled=False):
-            means, variances, _ = passes(x).moments(x.contiguous())
+            means, variances = ops.moments(x)
         means, variances = means.to(self.mean), variances.to(self.mean)
         positions = x.shape[2:].numel()
         mean = means.mean(0)
@@ -103,7 +102,7 @@ def update_bn_stats(
         model: An mmengine model or any nn.Module, wrapped for distributed training or not.
         loader: Training batches: what ``model.data_preprocessor`` takes if it is an mmengine model; else tensors,
             tuples or lists whose first item is the input, or dicts of keyword arguments.
-        num_iters: Number of batches, in each process.
+        num_iters: Number of batches, in each process; fewer where the loader of one has fewer.
         forward: ``forward(model, batch)`` runs one batch where the default doesn't know how. ``model`` is unwrapped.
         progress: Whether to show a progress bar (in the first process, where rich is installed).
         variance: 'total' is that of all values, as the SN paper's code takes it; 'average' is the average of the
@@ -121,7 +120,8 @@ def update_bn_stats(
     if variance not in VARIANCES:
         raise ValueError(f'variance must be one of {", ".join(VARIANCES)}, got {variance!r}')
     distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    model = unwrap(model)
+    # A sharded model has parameters only while the wrapper runs it.
+    model = model if is_sharded(model) else unwrap(model)
     with preserve_randomness(), restored(model):
         if not model.training:
             model.train()
@@ -132,21 +132,17 @@ def update_bn_stats(
                 type(model).__name__,
             )
             return 0
-        batches = iter(loader)
-        first = next(batches, None)
-        if first is None:
-            raise ValueError('update_bn_stats got an empty loader; it takes at least one training batch')
-        batches = chain([first], batches)
-        if distributed and hasattr(loader, '__len__'):
-            # Layers that synchronize wait for the others in every batch.
-            fewest = torch.tensor(min(num_iters, len(loader)), device=next(iter(layers.values())).running_mean.device)
-            dist.all_reduce(fewest, op=dist.ReduceOp.MIN)
-            num_iters = int(fewest)
+        batches = islice(loader, num_iters)
+        if distributed:
+            batches = _in_step(batches, next(iter(layers.values())).running_mean.device)
         for module in model.modules():
-            if isinstance(module, _DropoutNd) or type(module).__name__ in _NOISE:
+            if isinstance(module, DropoutBase) or type(module).__name__ in _NOISE:
                 module.eval()
         populations = {name: _Population(layer, variance) for name, layer in layers.items()}
-        used = _run(model, layers, populations, islice(batches, num_iters), num_iters, forward or run_batch, progress)
+        used = _run(model, layers, populations, batches, num_iters, forward or run_batch, progress)
+        if used == 0:
+            where = ' in at least one of the processes' if distributed else ''
+            raise ValueError(f'update_bn_stats got an empty loader{where}; it takes at least one training batch')
         if used < num_iters:
             logger.warning('update_bn_stats: the loader has only %d of the %d batches asked for', used, num_iters)
         if distributed:
@@ -161,6 +157,18 @@ def update_bn_stats(
             layer.running_mean.copy_(populations[name].mean)
             layer.running_var.copy_(populations[name].variance())
     return used
+
+
+def _in_step(batches: Iterable, device: torch.device) -> Iterator:
+    """As many of the batches as every process has: layers that synchronize wait for the others in each."""
+    batches = iter(batches)
+    while True:
+        batch = next(batches, None)
+        all_have_one = torch.tensor(batch is not None, dtype=torch.int32, device=device)
+        dist.all_reduce(all_have_one, op=dist.ReduceOp.MIN)
+        if not all_have_one:
+            return
+        yield batch
 
 
 def run_batch(model: nn.Module, batch: Any) -> Any:
@@ -186,7 +194,7 @@ def run_batch(model: nn.Module, batch: Any) -> Any:
 
 def _has_statistics(module: nn.Module) -> bool:
     return (
-        isinstance(module, PooledNorm | _BatchNorm)
+        isinstance(module, PooledNorm | BatchNormBase)
         and module.training
         and module.track_running_stats
         and module.running_mean is not None
@@ -202,6 +210,16 @@ def unwrap(model: nn.Module) -> nn.Module:
     except ImportError:
         return model
     return unwrap(model.module) if is_model_wrapper(model) or isinstance(model, BaseTTAModel) else model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether the parameters are whole only while the model runs (FullyShardedDataParallel or ``fully_shard``)."""
+    if not dist.is_available() or not dist.is_initialized():
+        return False
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    wrapped = any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
+    return wrapped or any(hasattr(parameter, 'full_tensor') for parameter in model.parameters())
 
 
 @contextmanager

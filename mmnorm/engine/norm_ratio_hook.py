@@ -12,7 +12,7 @@ from ..layers.base import LearnedNorm
 from ..layers.exemplar_norm import ExemplarNorm
 from ..layers.instance_meta_norm import InstanceMetaNorm
 from ..layers.switchable_norm import SwitchableNorm
-from .batch_average import unwrap
+from .batch_average import is_sharded, unwrap
 
 
 @HOOKS.register_module()
@@ -31,7 +31,8 @@ class NormRatioHook(Hook):
         interval: Iterations between two logs.
     """
 
-    priority = 'LOW'
+    # It stops watching before other hooks, such as BatchAverageHook, run the model.
+    priority = 'ABOVE_NORMAL'
 
     def __init__(self, interval: int = 50) -> None:
         if isinstance(interval, bool) or not isinstance(interval, int) or interval <= 0:
@@ -50,9 +51,10 @@ class NormRatioHook(Hook):
         """Start watching, if this iteration is logged."""
         if runner.iter and not self.every_n_train_iters(runner, self.interval):
             return
+        whole = not is_sharded(runner.model)
         for name, layer in _layers(runner.model).items():
             self._sums[name] = torch.zeros(len(_tags(layer)) + 1, dtype=torch.float64)
-            if isinstance(layer, SwitchableNorm):
+            if isinstance(layer, SwitchableNorm) and whole:
                 self._see(name, layer, (), {})
             else:
                 watch = partial(self._see, name)
@@ -90,18 +92,21 @@ class NormRatioHook(Hook):
             rows = layer.importance_weights().reshape(1, -1)
         else:
             x = (args[0] if args else next(iter(kwargs.values()))).detach()
-            if x.numel() == 0:
-                return
+            # Also of an empty batch: where EN's statistics are those of all processes, the others wait for this one.
             if isinstance(layer, InstanceMetaNorm):
                 rows = torch.stack([t.mean(1) for t in layer.predicted_affine(x)], 1)
             else:
                 rows = layer.importance_ratios(x)
+            if x.numel() == 0:
+                return
         total = rows.sum(0).double().cpu()
         self._sums[name] += torch.cat([total, total.new_tensor([len(rows)])])
 
 
 def _layers(model: nn.Module) -> dict[str, LearnedNorm]:
-    return {name: module for name, module in unwrap(model).named_modules() if isinstance(module, LearnedNorm)}
+    modules = unwrap(model).named_modules()
+    # FullyShardedDataParallel puts itself between the names.
+    return {n.replace('_fsdp_wrapped_module.', ''): m for n, m in modules if isinstance(m, LearnedNorm)}
 
 
 def _tags(layer: LearnedNorm) -> list[str]:

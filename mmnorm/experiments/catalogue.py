@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ..engine.errors import UsageError
+from ..errors import UsageError
 
 FILE = Path(__file__).with_name('experiments.yaml')
 STATES = ('built', 'not built')

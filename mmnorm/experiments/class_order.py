@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..engine.errors import UsageError
+from ..errors import UsageError
 
 _CLASSES = 1000
 

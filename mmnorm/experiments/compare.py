@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from ..analysis.figures.style import SERIES, new_figure, paper_style
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from .catalogue import Catalogue, Experiment, Metric
 from .folders import run_folder, seeds_of
 

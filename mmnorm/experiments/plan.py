@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from .catalogue import Catalogue, Experiment
 from .commands import CONFIGS, Start, Variant, cfg_options, figure_command, read_config, test_command, train_command
 from .folders import METRICS, SEVERAL_SCALES, RunFolder, final_name, run_folder

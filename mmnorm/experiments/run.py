@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from .commands import ROOT, shell_line
 from .plan import Step
 

@@ -9,7 +9,7 @@ from mmengine.runner import Runner, load_checkpoint
 
 from ..engine.batch_average import VARIANCES, unwrap
 from ..engine.batch_average_hook import BatchAverageHook
-from ..engine.errors import UsageError
+from ..errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from numbers import Integral, Real
-from types import ModuleType
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import ops
-from ..ops.closed_form import PoolForm
+from ..ops.coefficients.pool import NORMALIZERS
 from ..ops.compat import is_autocast_enabled
 from .load_summary import add_to_summary, describe
-from .pool import NORMALIZERS, pool_batch, pool_batch_sync, pool_group, pool_instance, pool_layer, spread_groups
 from .state_dict import AFFINE, BUFFERS, OWN_PARAMETERS, ForeignState, adopt_sibling_weights, reduce_state
+from .sync import pool_batch_sync
 
 
 def check_positive_int(name: str, value: int) -> int:
@@ -64,8 +62,6 @@ class LearnedNorm(nn.Module):
     _input_ndims: tuple[int, ...] = ()
     # Parameters that no other norm has. A state dict without any of them comes from another norm.
     _own_parameters: tuple[str, ...] = ()
-    # All parameters, in the order in which the closed form takes them.
-    _form_parameters: tuple[str, ...] = ()
 
     def __init__(self, num_features: int, eps: float, affine: bool) -> None:
         super().__init__()
@@ -83,11 +79,11 @@ class LearnedNorm(nn.Module):
     def coefficients(
         self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """Scale and shift of each plane, ``y = scale * (x - mean) + shift``.
+        """Scale and shift of each plane, ``y = scale * (x - mean) + shift``: the formula of the norm.
 
         Args:
             mean: Mean of each plane, (N, C), in float64, or float32 for half-precision input.
-            var: Biased variance of each plane, (N, C).
+            var: Biased variance of each plane, (N, C), in that type or the one that the input is computed in.
             positions: Number of positions of a plane.
             update_running_stats: Whether the batch may enter running statistics, where there are any.
 
@@ -95,23 +91,6 @@ class LearnedNorm(nn.Module):
             Scale and shift, both broadcastable to (N, C).
         """
         raise NotImplementedError
-
-    def closed_form(self, forms: ModuleType, dtype: torch.dtype, positions: int):
-        """:meth:`coefficients` with written-out gradients; see :mod:`mmnorm.ops.closed_form`. None if there is none.
-
-        Args:
-            forms: The module that has the forms: that one, or its twin of Triton kernels.
-            dtype: The type to compute in.
-            positions: Number of positions of a plane.
-        """
-        return None
-
-    def coefficient_parameters(self) -> dict[str, Tensor | None] | None:
-        """The parameters, in the order in which the closed form takes them.
-
-        None where they are not what they were made as: reparametrized, pruned, or of a nn.DataParallel replica.
-        """
-        return self._parameters if tuple(self._parameters) == self._form_parameters else None
 
     def forward(self, x: Tensor) -> Tensor:
         r"""Normalize ``x``.
@@ -126,15 +105,22 @@ class LearnedNorm(nn.Module):
             ValueError: If the rank, the number of channels or the type is wrong.
         """
         self._check_input(x)
-        if x.numel() == 0 and not self._waits_for_others():
+        if x.numel() == 0:
             # RoI heads meet images without proposals. Adding nothing of each parameter to the output gives them zero
             # gradients rather than none, which DistributedDataParallel would wait for.
+            if self._waits_for_others():
+                # By the way of all others, forward and backward: DistributedDataParallel too has collectives, and they
+                # must come in the same order. Planes without positions would bring NaN into it, no planes do not.
+                return x.clone() + self._normalize(x[:0]).sum()
             return sum((p.sum().to(x.dtype) * 0 for p in self.parameters()), x.clone())
+        return self._normalize(x)
+
+    def _normalize(self, x: Tensor) -> Tensor:
         device = x.device.type
         if is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
-                return ops.normalize(x, self)
-        return ops.normalize(x, self)
+                return ops.normalize(x, self.coefficients)
+        return ops.normalize(x, self.coefficients)
 
     def _waits_for_others(self) -> bool:
         """Whether other processes count on this one to take part even with an empty batch."""
@@ -195,7 +181,7 @@ class PooledNorm(LearnedNorm):
         normalizers: Any non-empty choice of 'IN', 'LN', 'BN' and 'GN'; K is their number.
         num_groups: Number of groups of GN; gcd(C, num_groups) is used, so that any C works.
         init_ratios: Probabilities of the K normalizers at the start; None is uniform.
-        sync: Pool BN's statistics over the samples of all processes of the default group.
+        sync: In training, take BN's statistics over the values of all processes of the default group.
         affine: Whether gamma and beta are learned.
         track_running_stats: Whether BN keeps running statistics and uses them in eval mode, else it uses the batch's.
     """
@@ -268,8 +254,8 @@ class PooledNorm(LearnedNorm):
             self.running_var.fill_(1)
             self.num_batches_tracked.zero_()
 
-    def pooled_moments(
-        self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool
+    def pool(
+        self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
     ) -> tuple[Tensor, Tensor]:
         """The moments that each normalizer of the pool uses.
 
@@ -277,81 +263,34 @@ class PooledNorm(LearnedNorm):
             mean: Mean of each plane, (N, C).
             var: Biased variance of each plane, (N, C).
             positions: Number of positions of a plane.
-            update_running_stats: Whether this batch enters BN's running statistics, in training mode.
+            update_running_stats: Whether the batch enters BN's running statistics, in training mode.
 
         Returns:
-            Means and variances, both (K, N, C).
+            What :func:`mmnorm.ops.pool` returns: deviations and variances, both (K, N, C).
         """
-        pooled = []
-        for normalizer in self.normalizers:
-            if normalizer == 'IN':
-                pooled.append(pool_instance(mean, var))
-            elif normalizer == 'LN':
-                pooled.append(pool_layer(mean, var))
-            elif normalizer == 'GN':
-                group_moments = pool_group(mean, var, self.num_groups)
-                pooled.append(tuple(spread_groups(t, self.num_features) for t in group_moments))
-            else:
-                pooled.append(self._batch_moments(mean, var, positions, update_running_stats))
-        means, variances = zip(*pooled, strict=False)
-        return tuple(torch.stack([t.expand_as(mean) for t in ts]) for ts in (means, variances))
-
-    def _pool_forms(self, dtype: torch.dtype, positions: int) -> list[PoolForm] | None:
-        """The pool for a closed form; None where other processes take part in it."""
-        if self._waits_for_others():
-            return None
-        forms = []
-        for normalizer in self.normalizers:
-            if normalizer != 'BN':
-                forms.append(PoolForm(normalizer, dtype, self.num_groups))
-            elif not self.training and self.track_running_stats:
-                forms.append(PoolForm('running', dtype, running=(self.running_mean, self.running_var)))
-            else:
-                tracks = self.training and self.track_running_stats
-                forms.append(PoolForm('BN', dtype, track=partial(self._track, positions) if tracks else None))
-        return forms
-
-    def _tracking(self, forms: ModuleType, positions: int) -> dict:
-        """The running statistics, as an argument of forms that move them by themselves."""
-        tracks = self.training and self.running_mean is not None
-        if not tracks or not hasattr(forms, 'RunningStats'):
-            return {}
-        buffers = self.running_mean, self.running_var, self.num_batches_tracked
-        return {'running_stats': forms.RunningStats(*buffers, self.momentum, positions)}
-
-    def _track(self, positions: int, samples: int, mean: Tensor, var: Tensor) -> None:
-        self._update_running_stats(mean, var, samples * positions)
-
-    def _batch_moments(self, mean: Tensor, var: Tensor, positions: int, update: bool) -> tuple[Tensor, Tensor]:
-        if not self.training and self.track_running_stats:
-            return self.running_mean.to(mean.dtype), self.running_var.to(mean.dtype)
-        samples = mean.shape[0]
-        if self._waits_for_others():
-            pooled_mean, pooled_var, samples = pool_batch_sync(mean, var)
-        else:
-            pooled_mean, pooled_var = pool_batch(mean, var)
-        if update and self.training and self.track_running_stats:
-            self._update_running_stats(pooled_mean.detach()[0], pooled_var.detach()[0], samples * positions)
-        return pooled_mean, pooled_var
-
-    @torch.no_grad()
-    def _update_running_stats(self, mean: Tensor, var: Tensor, count) -> None:
-        """Move the running statistics towards a batch of ``count`` values a channel (int or scalar tensor)."""
-        if count == 0:
-            return
-        self.num_batches_tracked.add_(1)
-        factor = self.momentum if self.momentum is not None else 1.0 / self.num_batches_tracked.item()
-        # As nn.BatchNorm: normalized by the biased variance, tracked as the unbiased one. A single value has no
-        # unbiased variance; nn.BatchNorm raises there, here it counts as variance 0.
-        unbiased = var * (count / max(count - 1, 1))
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), factor)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), factor)
+        options = dict(normalizers=self.normalizers, num_groups=self.num_groups)
+        if 'BN' not in self.normalizers:
+            return ops.pool(mean, var, **options)
+        if self.track_running_stats and not self.training:
+            # A backward is that of the statistics that its forward has seen, whatever becomes of them in between.
+            statistics = [t.clone() if torch.is_grad_enabled() else t for t in (self.running_mean, self.running_var)]
+            return ops.pool(mean, var, *statistics, **options)
+        stats = None
+        if update_running_stats and self.training and self.track_running_stats:
+            buffers = self.running_mean, self.running_var, self.num_batches_tracked
+            stats = ops.RunningStats(*buffers, self.momentum, positions)
+        if not self._waits_for_others():
+            return ops.pool(mean, var, track=stats, **options)
+        batch_mean, batch_var, count = pool_batch_sync(mean, var, positions)
+        if stats is not None:
+            ops.update_running_stats(stats, batch_mean.detach()[0], batch_var.detach()[0], count)
+        return ops.pool(mean, var, batch_mean[0], batch_var[0], **options)
 
     def _waits_for_others(self) -> bool:
         return (
             self.sync
             and 'BN' in self.normalizers
-            and (self.training or not self.track_running_stats)
+            and self.training
             and dist.is_available()
             and dist.is_initialized()
             and dist.get_world_size() > 1

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +38,7 @@ class ExemplarNorm(PooledNorm):
         normalizers: Any non-empty choice of 'IN', 'LN', 'BN' and 'GN'; K is their number.
         num_groups: Number of groups of GN; gcd(C, num_groups) is used.
         init_ratios: Importance ratios of the K normalizers at the start, for every sample; None is uniform.
-        sync: Take BN's statistics over the samples of all processes.
+        sync: In training, take BN's statistics over the values of all processes.
         reduction: r, the channels that one output of the convolution sees; gcd(C, reduction) is used.
         expansion: pi; the hidden layer has expansion * K units.
         ratio_net: 'pairwise' as above, or 'mlp': the two fully connected layers see :math:`\bar x_n` itself
@@ -70,7 +69,6 @@ class ExemplarNorm(PooledNorm):
 
     _abbr_ = 'bn'
     _own_parameters = OWN_PARAMETERS['EN']
-    _form_parameters = ('weight', 'bias', *_own_parameters)
 
     def __init__(
         self,
@@ -154,55 +152,46 @@ class ExemplarNorm(PooledNorm):
         r"""The ratios that the layer gives each sample, in the mode that it is in, without a trace in its statistics.
 
         Args:
-            x: Input of the layer, (N, C, \\*).
+            x: Input of the layer, (N, C, \\*). Where :attr:`sync` takes effect, every process gives its own.
 
         Returns:
-            Tensor (N, K), rows sum to 1, in the order of ``normalizers``; float32, or float64 for such input.
+            Tensor (N, K), rows sum to 1, in the order of ``normalizers``; float32, or float64 for such input. NaN where
+            ``x`` has no positions.
         """
         self._check_input(x)
         dtype = ops.accumulation_dtype(x.dtype)
-        if x.numel() == 0:
-            return torch.full((x.shape[0], len(self.normalizers)), math.nan, device=x.device, dtype=dtype)
+        planes = x if x.numel() else x[:0]
         with torch.autocast(x.device.type, enabled=False):
-            mean, var = ops.moments(x)[:2]
-            means, variances = self.pooled_moments(mean, var, self._positions(x), update_running_stats=False)
-            return self._ratios(mean, (mean - means) * (variances + self.eps).rsqrt()).to(dtype)
-
-    def closed_form(self, forms: ModuleType, dtype: torch.dtype, positions: int):
-        pools = self._pool_forms(dtype, positions)
-        if pools is None:
-            return None
-        net = self.ratio_net == 'pairwise', self.activation == 'tanh'
-        return forms.ExemplarForm(pools, self.eps, dtype, *net, **self._tracking(forms, positions))
+            mean, var = ops.moments(planes)
+            # Also without any: other processes may wait for this one.
+            pooled = self.pool(mean, var, self._positions(x), update_running_stats=False)
+            if x.numel() == 0:
+                return torch.full((x.shape[0], len(self.normalizers)), math.nan, device=x.device, dtype=dtype)
+            return self.ratios(mean, *pooled).to(dtype)
 
     def coefficients(
         self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
     ) -> tuple[Tensor, Tensor]:
-        means, variances = self.pooled_moments(mean, var, positions, update_running_stats)
-        inv_std = (variances + self.eps).rsqrt()
-        pooled_hat = (mean - means) * inv_std
-        ratios = self._ratios(mean, pooled_hat)
-        gains = ratios.t().unsqueeze(2)  # (K, N, 1)
-        if self.affine:
-            weight = self.weight.to(mean.dtype).reshape(-1, 1, self.num_features)  # (K or 1, 1, C)
-            gains = gains * weight
-        scale = (gains * inv_std).sum(0)
-        shift = (gains * pooled_hat).sum(0)
-        if self.affine:
-            shift = shift + self.bias.to(mean.dtype).reshape(-1, self.num_features).sum(0)
-        return scale, shift
+        pooled = self.pool(mean, var, positions, update_running_stats)
+        return ops.mix_outputs(*pooled, self.ratios(mean, *pooled), self.weight, self.bias, eps=self.eps)
 
-    def _ratios(self, pooled: Tensor, pooled_hat: Tensor) -> Tensor:
-        """Importance ratios (N, K) from the pooled input (N, C) and its K normalized versions (K, N, C)."""
-        parameters = (self.fc1_weight, self.fc1_bias, self.fc2_weight, self.fc2_bias)
-        fc1_weight, fc1_bias, fc2_weight, fc2_bias = (p.to(pooled.dtype) for p in parameters)
+    def ratios(self, mean: Tensor, deviation: Tensor, variance: Tensor) -> Tensor:
+        """The importance ratios.
+
+        Args:
+            mean: The pooled input, which is the mean of each plane, (N, C).
+            deviation: As :meth:`pool` returns it, (K, N, C).
+            variance: As :meth:`pool` returns it, (K, N, C).
+
+        Returns:
+            Tensor (N, K); rows sum to 1.
+        """
         if self.ratio_net == 'pairwise':
-            z = pooled_hat.transpose(0, 1)  # (N, K, C)
-            if self.conv:
-                z = (z.unflatten(2, self.conv_weight.shape) * self.conv_weight.to(pooled.dtype)).sum(3)
-            features = (z @ z.transpose(1, 2)).flatten(1)
+            features = ops.correlate(deviation, variance, self.conv_weight, eps=self.eps)
         else:
-            features = pooled
+            features = mean.to(deviation.dtype)
+        parameters = (self.fc1_weight, self.fc1_bias, self.fc2_weight, self.fc2_bias)
+        fc1_weight, fc1_bias, fc2_weight, fc2_bias = [p.to(features.dtype) for p in parameters]
         hidden = ACTIVATIONS[self.activation](F.linear(features, fc1_weight, fc1_bias))
         return F.linear(hidden, fc2_weight, fc2_bias).softmax(1)
 

@@ -1,20 +1,17 @@
 """Instance-Level Meta Normalization: arXiv 1904.03516."""
 
 import math
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
-from ..ops.closed_form import PoolForm
-from ..ops.closed_form.instance_meta import ACTIVATIONS
 from .base import LearnedNorm, check_batch_norm_options, check_positive_int
-from .pool import pool_group, pool_instance, pool_layer, spread_groups
 from .state_dict import AFFINE, BUFFERS, OWN_PARAMETERS, ForeignState
 
 BASES = ('GN', 'LN', 'IN')
+ACTIVATIONS = {'sigmoid': torch.sigmoid, 'tanh': torch.tanh, 'relu': torch.relu, 'identity': lambda t: t}
 
 
 class InstanceMetaNorm(LearnedNorm):
@@ -60,7 +57,6 @@ class InstanceMetaNorm(LearnedNorm):
 
     _abbr_ = 'gn'
     _own_parameters = OWN_PARAMETERS['ILM']
-    _form_parameters = ('weight', 'bias', *_own_parameters)
 
     def __init__(
         self,
@@ -126,42 +122,33 @@ class InstanceMetaNorm(LearnedNorm):
         if x.numel() == 0:
             return tuple(torch.full(x.shape[:2], math.nan, device=x.device, dtype=dtype) for _ in range(2))
         with torch.autocast(x.device.type, enabled=False):
-            omega, beta = self._predict(*ops.moments(x)[:2])
-        return omega.to(dtype), beta.to(dtype)
+            omega, beta = (t.repeat_interleave(self.key_group_size, 1) for t in self.predict(*ops.moments(x)))
+        own = (1, 0) if self.weight is None else (self.weight, self.bias)
+        return tuple((t + b).to(dtype) for t, b in zip((omega, beta), own, strict=True))
 
-    def closed_form(self, forms: ModuleType, dtype: torch.dtype, positions: int):
-        base = PoolForm(self.base, dtype, self.num_groups)
-        num_keys = self.num_features // self.key_group_size
-        return forms.InstanceMetaForm(base, num_keys, self.eps, dtype, self.mean_activation, self.var_activation)
+    def predict(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        """Omega and beta of each key group, without B_omega and B_beta.
+
+        Args:
+            mean: Mean of each plane, (N, C).
+            var: Biased variance of each plane, (N, C).
+
+        Returns:
+            Omega and beta, both (N, G).
+        """
+        key_mean, key_var = ops.group_moments(mean, var, groups=self.num_features // self.key_group_size)
+        dtype = key_var.dtype
+        encoder = self.encoder_weight.to(dtype)
+        mean_embedding, var_embedding = [F.linear(key.to(dtype), encoder).relu() for key in (key_mean, key_var)]
+        omega = ACTIVATIONS[self.var_activation](F.linear(var_embedding, self.var_decoder_weight.to(dtype)))
+        beta = ACTIVATIONS[self.mean_activation](F.linear(mean_embedding, self.mean_decoder_weight.to(dtype)))
+        return omega, beta
 
     def coefficients(
         self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
     ) -> tuple[Tensor, Tensor]:
-        if self.base == 'IN':
-            base_mean, base_var = pool_instance(mean, var)
-        elif self.base == 'LN':
-            base_mean, base_var = pool_layer(mean, var)
-        else:
-            base_mean, base_var = (spread_groups(t, self.num_features) for t in pool_group(mean, var, self.num_groups))
-
-        omega, beta = self._predict(mean, var)
-        scale = omega * (base_var + self.eps).rsqrt()
-        return scale, scale * (mean - base_mean) + beta
-
-    def _predict(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-        """Omega and beta, both (N, C), from the moments of the planes (N, C)."""
-        dtype = mean.dtype
-        key_mean, key_var = pool_group(mean, var, self.num_features // self.key_group_size)
-        encoder = self.encoder_weight.to(dtype)
-        mean_embedding, var_embedding = (F.linear(key, encoder).relu() for key in (key_mean, key_var))
-        omega = ACTIVATIONS[self.var_activation](F.linear(var_embedding, self.var_decoder_weight.to(dtype)))
-        beta = ACTIVATIONS[self.mean_activation](F.linear(mean_embedding, self.mean_decoder_weight.to(dtype)))
-        omega, beta = (spread_groups(t, self.num_features) for t in (omega, beta))
-        if self.affine:
-            omega, beta = omega + self.weight.to(dtype), beta + self.bias.to(dtype)
-        else:
-            omega = omega + 1
-        return omega, beta
+        base = ops.pool(mean, var, normalizers=(self.base,), num_groups=self.num_groups)
+        return ops.rescale(*base, *self.predict(mean, var), self.weight, self.bias, eps=self.eps)
 
     def _adapt_foreign_state(self, state: ForeignState) -> tuple[list[str], list[str]]:
         entries = state.entries

@@ -1,11 +1,11 @@
 """Switchable Normalization: "Differentiable Learning-to-Normalize via Switchable Normalization" (arXiv 1806.10779)."""
 
 from collections.abc import Sequence
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
+from .. import ops
 from .base import PooledNorm, check_batch_norm_options
 from .state_dict import OWN_PARAMETERS
 
@@ -30,7 +30,7 @@ class SwitchableNorm(PooledNorm):
         normalizers: Any non-empty choice of 'IN', 'LN', 'BN' and 'GN'; K is their number.
         num_groups: Number of groups of GN; gcd(C, num_groups) is used.
         init_ratios: Probabilities of the K normalizers at the start; None is uniform.
-        sync: Take BN's statistics over the samples of all processes.
+        sync: In training, take BN's statistics over the values of all processes.
         affine: Whether gamma and beta are learned; without, they are 1 and 0.
         track_running_stats: Whether BN keeps running statistics and uses them in eval mode.
         device: Where the parameters are created.
@@ -51,7 +51,6 @@ class SwitchableNorm(PooledNorm):
 
     _abbr_ = 'bn'
     _own_parameters = OWN_PARAMETERS['SN']
-    _form_parameters = ('weight', 'bias', *_own_parameters)
 
     def __init__(
         self,
@@ -105,31 +104,19 @@ class SwitchableNorm(PooledNorm):
         Returns:
             Tensor (2, K): softmax of ``mean_weight``, then of ``var_weight``, in the order of ``normalizers``.
         """
-        return torch.stack([self.mean_weight, self.var_weight]).softmax(1)
+        return self.ratios()
 
-    def closed_form(self, forms: ModuleType, dtype: torch.dtype, positions: int):
-        pools = self._pool_forms(dtype, positions)
-        if pools is None:
-            return None
-        return forms.SwitchableForm(pools, self.eps, dtype, **self._tracking(forms, positions))
+    def ratios(self) -> Tensor:
+        """The weights of the means, then those of the variances, (2, K); each row sums to 1."""
+        logits = torch.stack([self.mean_weight, self.var_weight])
+        # In float32 at least: gradients of many planes meet in each.
+        return logits.to(ops.accumulation_dtype(logits.dtype)).softmax(1)
 
     def coefficients(
         self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
     ) -> tuple[Tensor, Tensor]:
-        means, variances = self.pooled_moments(mean, var, positions, update_running_stats)
-        mean_ratios, var_ratios = (
-            w.to(mean.dtype).softmax(0)[:, None, None] for w in (self.mean_weight, self.var_weight)
-        )
-        # mean - sum_k w_k mean_k, as the weights sum to 1: the differences are small where the means may be large.
-        deviation = (mean_ratios * (mean - means)).sum(0)
-        mixed_var = (var_ratios * variances).sum(0)
-        scale = (mixed_var + self.eps).rsqrt()
-        if self.affine:
-            scale = scale * self.weight.to(mean.dtype)
-        shift = scale * deviation
-        if self.affine:
-            shift = shift + self.bias.to(mean.dtype)
-        return scale, shift
+        pooled = self.pool(mean, var, positions, update_running_stats)
+        return ops.mix_statistics(*pooled, self.ratios(), self.weight, self.bias, eps=self.eps)
 
     def _constant_ratios(self, logits: Tensor) -> dict[str, Tensor]:
         return dict.fromkeys(self._own_parameters, 1 + logits)

@@ -1,7 +1,32 @@
-"""The passes over the data: moments and affine, forward and backward, in several implementations."""
+"""What the layers are made of: passes over the data, steps of the coefficients, and who runs them."""
 
-from .backend import get_backend, set_backend
-from .fused import normalize
-from .reference import accumulation_dtype, moments
+from .backend import backend_for, get_backend, set_backend
+from .coefficients import (
+    RunningStats,
+    correlate,
+    group_moments,
+    mix_outputs,
+    mix_statistics,
+    pool,
+    rescale,
+    update_running_stats,
+)
+from .normalize import moments, normalize
+from .passes.reference import accumulation_dtype
 
-__all__ = ['accumulation_dtype', 'get_backend', 'moments', 'normalize', 'set_backend']
+__all__ = [
+    'RunningStats',
+    'accumulation_dtype',
+    'backend_for',
+    'correlate',
+    'get_backend',
+    'group_moments',
+    'mix_outputs',
+    'mix_statistics',
+    'moments',
+    'normalize',
+    'pool',
+    'rescale',
+    'set_backend',
+    'update_running_stats',
+]

@@ -1,38 +1,90 @@
-"""Which implementation of the passes is used.
+"""Which implementation takes a tensor, and what each can do.
 
 ``'auto'``, the default, takes Triton on CUDA where Triton is installed, the native loops on the CPU where they were
 compiled, and the composed passes elsewhere. The environment variable ``MMNORM_BACKEND`` or :func:`set_backend` force
-one, to find out whether it is at fault. What one cannot do ('native' another device or float16) the composed
-passes do.
+one, to find out whether it is at fault. What one cannot do ('native' another device or float16) the composed passes do;
+what cannot go through kernels at all (graphs that are traced or compiled, transforms of functions, empty tensors) is
+done by the reference, plain operators.
 """
 
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
-from types import ModuleType
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from . import closed_form, composed, native_coefficients, native_passes
+from . import nodes
+from .compat import is_compiling, is_forward_ad, is_transformed
+from .passes import native, reference
+from .passes.composed import ComposedPasses
 
 BACKENDS = ('auto', 'reference', 'composed', 'native', 'triton')
 
 _NEEDS = {
-    'triton': 'the package triton, which is not installed',
+    'triton': 'the package triton, 3.4 or later, which is not installed',
     'native': 'the compiled module mmnorm._C, which is missing or does not load (install mmnorm again, with '
     '--no-build-isolation and a C++ compiler)',
 }
 
 
+@dataclass(frozen=True)
+class Backend:
+    """An implementation.
+
+    Attributes:
+        name: One of :data:`BACKENDS`.
+        moments: x to mean and variance of its planes, (N, C), and what ``affine`` is to be given besides.
+        affine: x, mean, scale, shift and the latter, to ``scale * (x - mean) + shift``. Both are differentiable.
+        kernels: Its functions for steps of the coefficients, by the names of :mod:`.coefficients`; plain operators do
+            the others.
+    """
+
+    name: str
+    moments: Callable
+    affine: Callable
+    kernels: Mapping[str, Callable] = field(default_factory=dict)
+
+
+def _reference() -> Backend:
+    return Backend('reference', lambda x: (*reference.moments(x), None), lambda *args: reference.affine(*args[:-1]))
+
+
+@cache
+def _composed() -> Backend:
+    return Backend('composed', lambda x: nodes.moments(x, ComposedPasses()), nodes.affine)
+
+
+@cache
+def _native() -> Backend:
+    from .coefficients import native as kernels
+
+    return Backend('native', nodes.native_moments, nodes.native_affine, kernels.KERNELS)
+
+
+@cache
+def _triton() -> Backend:
+    from .coefficients.triton import KERNELS
+    from .passes import triton
+
+    return Backend('triton', lambda x: nodes.moments(x, triton), nodes.affine, KERNELS)
+
+
 def has_native() -> bool:
     """Whether the loops for the CPU are compiled, for this PyTorch."""
-    return native_passes._C is not None
+    return native.load() is not None
 
 
 @cache
 def has_triton() -> bool:
-    """Whether the package triton is installed."""
-    return find_spec('triton') is not None
+    """Whether the package triton is installed, 3.4 or later: kernels of earlier ones take no tuples of constants."""
+    if find_spec('triton') is None:
+        return False
+    import triton
+
+    return tuple(map(int, triton.__version__.split('.')[:2])) >= (3, 4)
 
 
 def _checked(name: str, source: str) -> str:
@@ -43,11 +95,12 @@ def _checked(name: str, source: str) -> str:
     return name
 
 
-_backend = _checked(os.environ.get('MMNORM_BACKEND', 'auto'), 'environment variable MMNORM_BACKEND')
+_forced = _checked(os.environ.get('MMNORM_BACKEND', 'auto'), 'environment variable MMNORM_BACKEND')
+REFERENCE = _reference()
 
 
 def set_backend(name: str) -> str:
-    """Force an implementation of the passes over the data, in this process.
+    """Force an implementation of the layers' steps, in this process.
 
     Args:
         name: 'auto' (the default), 'reference' (plain operators and autograd), 'composed' (PyTorch's own
@@ -60,40 +113,51 @@ def set_backend(name: str) -> str:
         ValueError: If there is no such backend.
         RuntimeError: If it is 'triton' and Triton is not installed, or 'native' and the loops are not compiled.
     """
-    global _backend
+    global _forced
     _checked(name, 'backend')
-    previous, _backend = _backend, name
+    previous, _forced = _forced, name
     return previous
 
 
 def get_backend() -> str:
     """The backend that is set; see :func:`set_backend`."""
-    return _backend
+    return _forced
 
 
-def _uses_native(x: Tensor) -> bool:
-    return _backend in ('auto', 'native') and x.is_cpu and x.dtype in native_passes.DTYPES and has_native()
+def backend_for(x: Tensor) -> str:
+    """What runs for a tensor: 'reference', 'composed', 'native' or 'triton'.
+
+    Args:
+        x: Input of a layer.
+    """
+    return select(x).name
 
 
-def _uses_triton(x: Tensor) -> bool:
-    return _backend == 'triton' or (_backend == 'auto' and x.is_cuda and has_triton())
+def select(x: Tensor) -> Backend:
+    """The implementation that takes ``x``, the input of a layer."""
+    if _forced == 'reference' or not _is_plain(x):
+        return REFERENCE
+    if _forced == 'triton' or (_forced == 'auto' and x.is_cuda and has_triton()):
+        return _triton()
+    if _forced in ('auto', 'native') and x.is_cpu and x.dtype in native.DTYPES and has_native():
+        return _native()
+    return _composed()
 
 
-def passes(x: Tensor) -> ModuleType:
-    """The module whose passes take ``x``."""
-    if _uses_triton(x):
-        from . import triton_passes
-
-        return triton_passes
-    return native_passes if _uses_native(x) else composed
+def kernel(name: str, mean: Tensor) -> Callable | None:
+    """The function of a step of the coefficients that takes moments like ``mean``; None if plain operators do."""
+    backend = select(mean)
+    return backend.kernels.get(name)
 
 
-def forms(x: Tensor) -> ModuleType | None:
-    """The module whose closed forms go with those passes; None where autograd is as good."""
-    if _uses_triton(x):
-        from . import triton_coefficients
-
-        return triton_coefficients
-    if _uses_native(x):
-        return native_coefficients
-    return closed_form if x.is_cpu else None
+def _is_plain(x: Tensor) -> bool:
+    """Whether kernels may be called by themselves: eager mode, real memory, no transform, no subclass, not empty."""
+    return (
+        type(x) in (Tensor, nn.Parameter)
+        and not is_compiling()
+        and not x.is_meta
+        and x.numel() > 0
+        and not is_transformed()
+        and not is_forward_ad()
+        and not torch.jit.is_tracing()
+    )

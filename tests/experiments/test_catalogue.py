@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 from mmnorm.experiments.catalogue import FILE, catalogue, read
 
 ROOT = Path(__file__).resolve().parents[2]

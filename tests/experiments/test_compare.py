@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 from mmnorm.experiments.catalogue import catalogue
 from mmnorm.experiments.compare import bars_figure, curves_figure, gather, markdown
 from mmnorm.experiments.folders import RunFolder, run_folder

@@ -5,7 +5,7 @@ import itertools
 import pytest
 from mmengine.config import Config, DictAction
 
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 from mmnorm.experiments import run
 from mmnorm.experiments.catalogue import catalogue
 from mmnorm.experiments.class_order import check_class_order

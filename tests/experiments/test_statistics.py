@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import mmnorm
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 from mmnorm.experiments.statistics import compare_statistics, markdown
 
 

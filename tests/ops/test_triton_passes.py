@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-
 from mmnorm.ops.reference import accumulation_dtype, coefficient_dtype
 
 triton = pytest.importorskip('triton')

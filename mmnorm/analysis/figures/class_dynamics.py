@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ...engine.errors import UsageError
+from ...errors import UsageError
 from ..class_names import choose_classes
 from ..history import steps_of
 from ..record_file import Record

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from ...engine.errors import UsageError
+from ...errors import UsageError
 from ..layers import part_of
 from ..record_file import LayerRecord, Record
 from .style import (

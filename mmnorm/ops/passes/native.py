@@ -1,0 +1,66 @@
+"""The passes as loops of our own for the CPU (``mmnorm/csrc``), where they were compiled when mmnorm was installed.
+
+Each pass reads and writes what it must, once, in either memory format. Planes with a large mean need nothing special
+here: the mean is always subtracted first.
+"""
+
+import importlib
+import warnings
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+# Of the compiled functions as they are called here; to be raised with every change.
+INTERFACE = 3
+
+
+def _load() -> ModuleType | None:
+    try:
+        module = importlib.import_module('mmnorm._C')
+        if getattr(module, 'INTERFACE', 0) != INTERFACE:
+            raise ImportError('it is of another version of mmnorm')
+    except ModuleNotFoundError:
+        return None
+    except ImportError as error:
+        # An undefined symbol is what another PyTorch than the one it was compiled with looks like.
+        warnings.warn(
+            f'mmnorm._C is not used, so layers on the CPU are slower than they need be: {error}. Install mmnorm again, '
+            f'with --no-build-isolation, to compile it for this version and PyTorch {torch.__version__}.',
+            stacklevel=2,
+        )
+        return None
+    return module
+
+
+@cache
+def load() -> ModuleType | None:
+    """The compiled module; None where there is none for this PyTorch. What is wrong with it is said once."""
+    return _load()
+
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """See :func:`.reference.moments`.
+
+    The mean is in float64, the variance in the type of :func:`.reference.accumulation_dtype`.
+    """
+    return load().moments(x)
+
+
+def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """See :func:`.reference.affine`."""
+    return load().affine(x, mean, scale, shift)
+
+
+def plane_sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """See :func:`.reference.plane_sums`."""
+    return load().plane_sums(dy, x, mean)
+
+
+def input_gradient(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """See :func:`.reference.input_gradient`."""
+    return load().input_gradient(dy, x, mean, scale, slope, offset)
