@@ -37,17 +37,29 @@ def parse_args() -> argparse.Namespace:
     command = add('record', record, 'run a checkpoint over its data and write what its norms did', max_samples=MANY)
     command.add_argument('--force', action='store_true', help='overwrite FILE')
     add('weights', weights, 'SN Fig. 3: weights of mean and variance along the layers (EN: average ratios)')
-    add('parts', parts, 'SN Fig. 1c and 4: the same by network part')
-    command = add('layers', layers, 'EN Fig. 4: average ratios along the layers of one or several data sets', many=True)
-    command.add_argument('--names', nargs='+', metavar='NAME', help='what the sources are called in the legend')
-    command = add('classes', classes, 'EN Fig. 6: ratios by class in chosen layers', layers=True)
-    command.add_argument('--classes', nargs='+', metavar='NAME', help='names or numbers of classes')
+    text = 'SN Fig. 1c and 4: the same by network part, of one network or several, e.g. trained with different batches'
+    named = [add('parts', parts, text, many=True)]
+    text = 'EN Fig. 4: average ratios along the layers of one or several data sets'
+    named.append(add('layers', layers, text, many=True))
+    by_class = [add('classes', classes, 'ratios by class in chosen layers', layers=True)]
     command = add('images', images, 'EN Fig. 7: single images beside their ratios', layers=True)
     command.add_argument('--num', type=int, default=6, help='number of images')
-    add('tsne', tsne, 'EN Fig. 8: t-SNE of the concatenated ratios over training', many=True, layers=True)
-    text = 'EN Fig. 1a and 5: learning dynamics, from what NormRatioHook logged in a work dir, or from checkpoints'
+    by_class.append(command)
+    text = 'EN Fig. 8: t-SNE of the concatenated ratios over training'
+    by_class.append(add('tsne', tsne, text, many=True, layers=True))
+    text = (
+        'EN Fig. 5: learning dynamics, from what NormRatioHook logged in a work dir, or from checkpoints; '
+        'EN Fig. 1a and 6: those of classes, from checkpoints'
+    )
     command = add('dynamics', dynamics, text, many=True, layers=True)
     command.add_argument('--from-checkpoints', action='store_true', help='of a work dir, take its checkpoints')
+    command.add_argument('--num-layers', type=int, metavar='N', help='so many layers, evenly taken by depth')
+    by_class.append(command)
+    for command in named:
+        command.add_argument('--names', nargs='+', metavar='NAME', help='what the sources are called in the figure')
+    for command in by_class:
+        text = 'names or numbers of classes: only their samples are run'
+        command.add_argument('--classes', nargs='+', metavar='NAME', help=text)
     command = add('affine', affine, "ILM: distribution of omega and beta along the layers, and against the base's")
     command.add_argument(
         '--base', metavar='CHECKPOINT', help='the same network with the base norm, for its gamma, beta'
@@ -79,18 +91,23 @@ def weights(args: argparse.Namespace):
 def parts(args: argparse.Namespace):
     from mmnorm.analysis.figures.weights import parts_figure
 
-    return parts_figure(Sources(args).open(args.sources))
+    return parts_figure(*open_named(args))
 
 
 def layers(args: argparse.Namespace):
     from mmnorm.analysis.figures.ratios import layers_figure
 
+    return layers_figure(open_named(args))
+
+
+def open_named(args: argparse.Namespace) -> list:
+    """The records of all sources, called as --names says."""
     if args.names and len(args.names) != len(args.sources):
         raise UsageError(f'--names: expected one for each of {len(args.sources)} sources, got {len(args.names)}')
     records = Sources(args).open_all(args.sources)
     for opened, name in zip(records, args.names or (), strict=False):
         opened.title = name
-    return layers_figure(records)
+    return records
 
 
 def classes(args: argparse.Namespace):
@@ -112,15 +129,21 @@ def tsne(args: argparse.Namespace):
 
 
 def dynamics(args: argparse.Namespace):
+    from mmnorm.analysis.figures.class_dynamics import class_dynamics_figure
     from mmnorm.analysis.figures.dynamics import dynamics_figure
     from mmnorm.analysis.history import history_of, read_history
 
+    count = {} if args.num_layers is None else dict(count=args.num_layers)
+    if args.num_layers is not None and args.num_layers < 1:
+        raise UsageError(f'--num-layers: expected at least 1, got {args.num_layers}')
+    if args.classes:
+        return class_dynamics_figure(Sources(args).open_all(args.sources), args.layers, args.classes, **count)
     logged = len(args.sources) == 1 and Path(args.sources[0]).suffix not in ('.pth', '.npz')
     if logged and not args.from_checkpoints:
         history = read_history(args.sources[0])
     else:
         history = history_of(Sources(args).open_all(args.sources))
-    return dynamics_figure(history, args.layers)
+    return dynamics_figure(history, args.layers, **count)
 
 
 def affine(args: argparse.Namespace):

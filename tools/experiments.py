@@ -57,6 +57,19 @@ def parse_args() -> argparse.Namespace:
     command.add_argument('--curves', type=Path, metavar='FILE', help='the same over training')
     command.add_argument('--training', action='store_true', help='with --curves: on the training data too')
 
+    text = 'test a checkpoint with its moving average and with batch averages (SN, arXiv v1, Section 2.1 and Fig. 8)'
+    command = add('statistics', statistics, text)
+    launch.add_common_arguments(command)
+    command.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT', help='of a run without BatchAverageHook')
+    command.add_argument(
+        '--samples',
+        nargs='+',
+        default=['50000', 'all'],
+        metavar='N',
+        help='training images, or all (default: 50000 all)',
+    )
+    command.add_argument('--out', type=Path, metavar='FILE', help='write the table there too, as Markdown')
+
     add('document', document, 'write docs/experiments.md')
     return parser.parse_args()
 
@@ -135,6 +148,27 @@ def compare(args: argparse.Namespace) -> None:
         save_figure(comparing.bars_figure(lines), args.picture)
     if args.curves:
         save_figure(comparing.curves_figure(catalogue(), figures, root, args.code, args.training), args.curves)
+
+
+def statistics(args: argparse.Namespace) -> None:
+    from mmnorm.engine import checks
+    from mmnorm.engine.checkpoint_file import check_weights
+    from mmnorm.experiments.statistics import compare_statistics, markdown
+
+    wrong = [text for text in args.samples if text != 'all' and not (text.isdigit() and int(text))]
+    if wrong:
+        raise UsageError(f'--samples: expected numbers of images, or all; got {", ".join(wrong)}')
+    cfg, _ = launch.load_config(args)
+    for checkpoint in args.checkpoints:
+        checks.check_checkpoint(checkpoint, 'the command line', 'Train one with tools/train.py, or give its path.')
+        check_weights(cfg.model, checkpoint, 'the command line')
+    checks.check_data(cfg, ('train_dataloader', 'test_dataloader'))
+    checks.check_evaluator(cfg, ('test_evaluator',))
+    samples = [None if text == 'all' else int(text) for text in args.samples]
+    table = markdown(compare_statistics(launch.build_runner(cfg), args.checkpoints, samples))
+    print(table)
+    if args.out:
+        args.out.write_text(table)
 
 
 def document(args: argparse.Namespace) -> None:

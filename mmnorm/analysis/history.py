@@ -109,7 +109,7 @@ def history_of(records: list[Record]) -> History:
         UsageError: If they are of different networks.
     """
     names = [layer.name for layer in records[0].layers]
-    steps, unit = _steps_of([record.title for record in records])
+    steps, unit = steps_of([record.title for record in records])
     curves = []
     for record in records[1:]:
         if [layer.name for layer in record.layers] != names:
@@ -133,7 +133,8 @@ def _averages(layer) -> dict[str, float]:
     }
 
 
-def _steps_of(titles: list[str]) -> tuple[np.ndarray, str]:
+def steps_of(titles: list[str]) -> tuple[np.ndarray, str]:
+    """Where in training records are, by their titles, and in what unit: 'epoch 3' is 3, 'epoch'."""
     words = [title.split() for title in titles]
     if all(len(w) == 2 and w[1].isdigit() for w in words) and len({w[0] for w in words}) == 1:
         return np.array([int(w[1]) for w in words]), words[0][0]

@@ -5,20 +5,23 @@ import re
 import tempfile
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
 from mmengine.registry import MODELS
 from mmengine.runner import Runner, load_checkpoint
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ..engine import checks, launch
 from ..engine.checkpoint_file import check_weights
 from ..errors import UsageError
 from ..files import add_trust_argument, read_weights
+from .class_names import choose_classes, find_classes
 from .layers import learned_norms
 from .record_file import Record, load_record
 from .recorder import record
@@ -50,7 +53,8 @@ class Sources:
         if Path(path).suffix == '.npz':
             opened = load_record(path)
             opened.title = opened.title or Path(path).stem
-            return opened
+            classes = getattr(self.args, 'classes', None)
+            return samples_of(opened, classes) if classes else opened
         if Path(path).is_dir():
             raise UsageError(f'{path} is a folder; expected a checkpoint (.pth) or a recorded file (.npz)')
         return self._record(path)
@@ -100,7 +104,11 @@ class Sources:
         # Few samples should be of all classes, and every checkpoint should get the same.
         settings = deepcopy(cfg[split])
         settings['sampler'] = dict(type='DefaultSampler', shuffle=True)
-        return model, _build_loader(settings, split), cfg
+        loader = _build_loader(settings, split)
+        classes = getattr(self.args, 'classes', None)
+        if classes:
+            loader = _build_loader({**settings, 'dataset': only_classes(loader.dataset, classes)}, split)
+        return model, loader, cfg
 
     def _split(self, cfg: Config) -> str:
         present = [f'{split}_dataloader' for split in SPLITS if cfg.get(f'{split}_dataloader') is not None]
@@ -130,6 +138,53 @@ def add_arguments(parser: argparse.ArgumentParser, max_samples: int) -> None:
     add_trust_argument(group)
     group.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     group.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def samples_of(opened: Record, classes: list[str]) -> Record:
+    """What a record has of the samples of some classes; averages of layers without ratios of samples stay.
+
+    Raises:
+        UsageError: If it has no labels, or no sample of a class.
+    """
+    keep = np.isin(opened.labels, choose_classes(opened, classes))
+    layers = []
+    for layer in opened.layers:
+        values = dict(layer.values)
+        if 'ratios' in values:
+            ratios = values['ratios'][keep]
+            values.update(ratios=ratios, mean=ratios.mean(0), std=ratios.std(0))
+        layers.append(replace(layer, values=values))
+    place = np.cumsum(keep) - 1
+    images = keep[opened.image_index]
+    return replace(
+        opened,
+        layers=layers,
+        samples=int(keep.sum()),
+        labels=opened.labels[keep],
+        images=opened.images[images],
+        image_index=place[opened.image_index[images]],
+    )
+
+
+def only_classes(dataset: Dataset, classes: list[str]) -> Dataset:
+    """The samples of some classes.
+
+    Args:
+        dataset: Of mmengine's kind, with ``gt_label`` in what ``get_data_info`` gives.
+        classes: Names or numbers.
+
+    Raises:
+        UsageError: If it has no labels, or no such class.
+    """
+    if not hasattr(dataset, 'get_subset') or 'gt_label' not in dataset.get_data_info(0):
+        raise UsageError(
+            f'--classes: {type(dataset).__name__} has no labels to choose by; expected a data set of mmpretrain'
+        )
+    labels = [int(dataset.get_data_info(i)['gt_label']) for i in range(len(dataset))]
+    names = dataset.metainfo.get('classes') or ()
+    known = {label: str(names[label]) if label < len(names) else str(label) for label in sorted(set(labels))}
+    wanted = set(find_classes(classes, known, 'the data set'))
+    return dataset.get_subset([i for i, label in enumerate(labels) if label in wanted])
 
 
 def checkpoints_in(folder: str) -> list[str]:

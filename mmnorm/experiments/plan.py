@@ -142,6 +142,8 @@ class Planner:
         steps = [step for other in rows for step in self._steps(other, seed)]
         folder = self.folder(row, seed).path
         words = shlex.split(row.draw)
+        if self.shrink and '--classes' in words:
+            raise UsageError(f'{row.id} is of classes that the digits do not have; it cannot be made small')
         out = folder / f'{words[0]}.png'
         title = f'{row.id}: figure'
         if words[0] in ('curves', 'bars'):

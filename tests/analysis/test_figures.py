@@ -7,7 +7,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
+from mmnorm.analysis.class_names import find_classes
 from mmnorm.analysis.figures.affine import affine_figure
+from mmnorm.analysis.figures.class_dynamics import class_dynamics_figure
 from mmnorm.analysis.figures.dynamics import dynamics_figure
 from mmnorm.analysis.figures.ratios import classes_figure, images_figure, layers_figure
 from mmnorm.analysis.figures.style import check_figure_name, save_figure
@@ -136,6 +138,26 @@ def test_weights_by_part():
         assert [bars[3].get_width() for bars in axes.containers] == pytest.approx(row)
 
 
+def test_weights_of_several_networks():
+    """SN paper, Fig. 4: one bar for each batch size; Fig. 1c: for each part of each task."""
+    records = [make('SN', seed=seed, title=title) for seed, title in enumerate(('(8, 32)', '(8, 2)', '(8, 1)'))]
+    records[2].layers[0].normalizers = ('IN', 'LN')
+    records[2].layers[0].values['weights'] = np.full((2, 2), 0.5)
+    figure = parts_figure(*records)
+    assert [f'{title}: backbone (53)' for title in ('(8, 32)', '(8, 2)', '(8, 1)')] == [
+        label.get_text() for label in figure.axes[0].get_yticklabels()
+    ]
+    check_texts(figure)
+    for record, row in zip(records[:2], range(2), strict=True):
+        expected = np.mean([layer.values['weights'] for layer in record.layers], axis=0)
+        for axes, values in zip(figure.axes, expected, strict=True):
+            assert [bars[row].get_width() for bars in axes.containers] == pytest.approx(values)
+    parts = parts_figure(make('SN', title='classes'), make('SN', RESNET50 + HEADS, title='boxes'))
+    assert {'classes: backbone (53)', 'boxes: box head (4)'} <= set(check_texts(parts))
+    with pytest.raises(UsageError, match='weights of SN and ratios of EN are not the same thing'):
+        parts_figure(make('SN'), make('EN'))
+
+
 def test_layers_of_two_data_sets():
     records = [make('EN', seed=seed, title=title) for seed, title in enumerate(('ImageNet', 'digits'))]
     figure = layers_figure(records)
@@ -225,6 +247,41 @@ def test_dynamics(norm):
         dynamics_figure(history_of(records[:1]))
     with pytest.raises(UsageError, match='epoch 1 and epoch 2 are of different networks'):
         history_of([records[0], make(norm, RESNET50[1:], title='epoch 2')])
+
+
+def test_dynamics_of_classes():
+    """EN paper, Fig. 1a and 6: ratios of chosen classes in chosen layers over training."""
+    records = [make('EN', seed=seed, title=f'epoch {10 * seed + 1}') for seed in range(3)]
+    names = ['backbone.bn1', 'backbone.layer4.2.bn3']
+    figure = class_dynamics_figure(records, names, ['2', 'class number 7'])
+    texts = check_texts(figure)
+    assert {'ratio of IN', 'ratio of BN', 'bn1', 'layer4.2.bn3', 'epoch', 'class number 2', 'class number 7'} <= set(
+        texts
+    )
+    layer = [record.layers[RESNET50.index(names[1])] for record in records]
+    axes = figure.axes[3 + POOL.index('LN')]
+    for line, label in zip(axes.lines, (2, 7), strict=True):
+        means = [one.values['ratios'][r.labels == label, 1].mean() for one, r in zip(layer, records, strict=True)]
+        assert line.get_xdata().tolist() == [1, 11, 21]
+        assert line.get_ydata() == pytest.approx(means)
+    assert len(class_dynamics_figure(records, count=2).axes) == 6
+    with pytest.raises(UsageError, match='no sample of class cat'):
+        class_dynamics_figure(records, classes=['cat'])
+    with pytest.raises(UsageError, match='at least two points in time'):
+        class_dynamics_figure(records[:1])
+    records[0].labels = None
+    with pytest.raises(UsageError, match='has no labels'):
+        class_dynamics_figure(records)
+
+
+def test_classes_by_the_first_of_their_names():
+    """ImageNet's classes have several."""
+    names = {7: 'flute, transverse flute', 134: 'crane', 517: 'crane', 3: 'Newfoundland, Newfoundland dog'}
+    assert find_classes(['Flute', '3', 'Newfoundland', '517'], names) == [7, 3, 3, 517]
+    with pytest.raises(UsageError, match='several classes are called crane: 134, 517; give the number'):
+        find_classes(['crane'], names)
+    with pytest.raises(UsageError, match='no sample of class dog; its 4 classes are flute, transverse flute, crane'):
+        find_classes(['dog'], names)
 
 
 def test_dynamics_of_layers_that_were_logged_less_often():

@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 import mmnorm
 from mmnorm.analysis import load_record
+from mmnorm.analysis.figures.weights import parts_figure
 from mmnorm.datasets import write_layout
 from mmnorm.datasets.writers import IMAGENET_CLASSES
 
@@ -147,6 +148,47 @@ def test_from_checkpoints(work, tmp_path):
     assert 'iteration 4: 20 EN layers, 8 samples' in page
 
 
+def test_samples_of_classes_alone(work, recorded, tmp_path, monkeypatch):
+    """From a checkpoint only they are run; of a record only they are taken."""
+    wanted = [IMAGENET_CLASSES[2], '5']
+    seen = {}
+
+    def keep(name):
+        def figure(records, *arguments, **options):
+            seen[name] = records[0] if isinstance(records, list) else records
+            return parts_figure(seen[name])
+
+        return figure
+
+    monkeypatch.setattr('mmnorm.analysis.figures.tsne.tsne_figure', keep('tsne'))
+    monkeypatch.setattr('mmnorm.analysis.figures.ratios.images_figure', keep('images'))
+    everything = load_record(recorded)
+    expected = np.flatnonzero(np.isin(everything.labels, [2, 5]))
+    for source in (recorded, work / 'en/iter_4.pth'):
+        for command in ('tsne', 'images'):
+            run_main('analyze_norm', command, source, '--classes', *wanted, '--out', tmp_path / 'x.png')
+            found = seen[command]
+            assert set(found.labels) <= {2, 5}
+            assert found.samples == len(found.labels) == len(expected) > 0
+            ratios = found.layers[3].values['ratios']
+            np.testing.assert_allclose(
+                np.sort(ratios, 0), np.sort(everything.layers[3].values['ratios'][expected], 0), atol=1e-6
+            )
+            assert len(found.images) == len(found.image_index) == len(expected)
+
+
+def test_dynamics_of_classes(work, tmp_path):
+    options = ['--classes', *IMAGENET_CLASSES[:2], '--num-layers', 2, '--out', tmp_path / 'x.svg']
+    run_main('analyze_norm', 'dynamics', work / 'en', *options)
+    drawn = (tmp_path / 'x.svg').read_text()
+    for text in (*IMAGENET_CLASSES[:2], 'iteration', 'ratio of LN'):
+        assert f'>{text}<' in drawn
+    run_main(
+        'analyze_norm', 'dynamics', work / 'en', '--from-checkpoints', '--num-layers', 3, '--out', tmp_path / 'y.svg'
+    )
+    assert (tmp_path / 'y.svg').exists()
+
+
 def test_what_is_wrong(work, recorded, refuse, tmp_path):
     def refused(*arguments, out='x.pdf'):
         message = refuse('analyze_norm', *arguments, '--out', tmp_path / out)
@@ -156,6 +198,8 @@ def test_what_is_wrong(work, recorded, refuse, tmp_path):
     checkpoint = work / 'en/iter_4.pth'
     message = refused('weights', work / 'bn/iter_2.pth')
     assert 'no SN, EN or ILM layer to look at; its norms are BatchNorm2d' in message
+    assert '--num-layers: expected at least 1, got 0' in refused('dynamics', work / 'en', '--num-layers', 0)
+    assert 'the data set has no sample of class cat; its' in refused('tsne', checkpoint, '--classes', 'cat')
     message = refused('weights', work / 'bn/iter_2.pth', '--config', work / 'resnet18_en.py')
     assert 'no weights of SN, EN or ILM' in message
     assert 'backbone.bn1.conv_weight' in message

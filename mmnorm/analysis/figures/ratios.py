@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ...errors import UsageError
+from ..class_names import choose_classes, class_name, first_name, some_of
 from ..record_file import LayerRecord, Record
 from .style import (
     COLORS,
@@ -77,13 +78,7 @@ def classes_figure(record: Record, names: list[str] | None = None, classes: list
         UsageError: If the record has no labels, or a layer or class does not exist.
     """
     layers = record.per_sample(names)
-    if record.labels is None:
-        raise UsageError(
-            f'{record.title or "the record"} has no labels, so ratios cannot be told by class. Labels come with '
-            f'classification data (gt_label of mmpretrain, or (input, target) batches with integer targets); for other '
-            f'data there are the figures weights, parts, layers, images, tsne.'
-        )
-    chosen = _choose_classes(record, classes)
+    chosen = choose_classes(record, classes)
     layers = layers if names else _telling(record, layers, chosen, 3)
     with paper_style():
         figure = new_figure(0.75 + 1.15 * len(layers))
@@ -149,30 +144,10 @@ def images_figure(record: Record, names: list[str] | None = None, count: int = 6
     return figure
 
 
-def class_name(record: Record, label: int) -> str:
-    """Name of a class, its number where names are not known."""
-    return record.classes[label] if 0 <= label < len(record.classes) else str(label)
-
-
 def class_label(record: Record, label: int) -> str:
     """The same, short enough for a figure: ImageNet has 'great white shark, white shark, man-eater, ...'."""
-    name = class_name(record, label).partition(',')[0]
+    name = first_name(class_name(record, label))
     return name if len(name) <= 18 else f'{name[:17]}…'
-
-
-def _choose_classes(record: Record, classes: list[str] | None) -> list[int]:
-    present = [int(label) for label in np.unique(record.labels) if label >= 0]
-    if not classes:
-        return _some(present, 20)
-    by_name = {class_name(record, label): label for label in present} | {str(label): label for label in present}
-    unknown = [name for name in classes if name not in by_name]
-    if unknown:
-        known = [class_name(record, label) for label in present]
-        raise UsageError(
-            f'the record has no sample of class {", ".join(unknown)}; its {len(known)} classes are '
-            f'{", ".join(known[:30])}{", ..." if len(known) > 30 else ""}'
-        )
-    return [by_name[name] for name in classes]
 
 
 def _telling(record: Record, layers: list[LayerRecord], labels: list[int], count: int) -> list[LayerRecord]:
@@ -184,13 +159,6 @@ def _telling(record: Record, layers: list[LayerRecord], labels: list[int], count
 
     best = {layer.name for layer in sorted(layers, key=spread, reverse=True)[:count]}
     return [layer for layer in layers if layer.name in best]
-
-
-def _some(items: list, count: int) -> list:
-    """At most ``count`` of them, evenly taken, the first and last among them."""
-    if len(items) <= count:
-        return items
-    return [items[round(i)] for i in np.linspace(0, len(items) - 1, count)]
 
 
 def _most_different(rows: np.ndarray, count: int) -> list[int]:
@@ -207,4 +175,4 @@ def _most_different(rows: np.ndarray, count: int) -> list[int]:
 
 def some_layers(layers: list[LayerRecord], count: int) -> list[LayerRecord]:
     """At most ``count`` layers, evenly taken by depth."""
-    return _some(layers, count)
+    return some_of(layers, count)

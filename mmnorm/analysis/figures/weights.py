@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from ...errors import UsageError
 from ..layers import part_of
 from ..record_file import LayerRecord, Record
 from .style import (
@@ -45,17 +46,24 @@ def weights_figure(record: Record) -> Figure:
     return figure
 
 
-def parts_figure(record: Record) -> Figure:
+def parts_figure(*records: Record) -> Figure:
     """SN paper, Fig. 1c and 4: the same, averaged over the layers of each part of the network.
 
+    Args:
+        *records: Of one network or several, e.g. trained with different batches; their titles stand before the parts.
+
     Raises:
-        UsageError: If there is neither SN nor EN.
+        UsageError: If there is neither SN nor EN, or SN in one and EN in another.
     """
-    layers = _weighted(record)
-    kinds = list(layers[0].weights)
     parts: dict[str, list[LayerRecord]] = {}
-    for layer in layers:
-        parts.setdefault(part_of(layer.name), []).append(layer)
+    for record in records:
+        for layer in _weighted(record):
+            title = f'{record.title}: ' if len(records) > 1 else ''
+            parts.setdefault(f'{title}{part_of(layer.name)}', []).append(layer)
+    layers = [layer for members in parts.values() for layer in members]
+    kinds = list(layers[0].weights)
+    if len({layer.norm for layer in layers}) > 1:
+        raise UsageError('weights of SN and ratios of EN are not the same thing; give checkpoints of one of them')
     normalizers = normalizers_of(layers)
     with paper_style():
         figure = new_figure(0.75 + 0.3 * len(parts))
