@@ -88,15 +88,9 @@ def update_bn_stats(
 
     This is the batch average of the SN paper (arXiv 1806.10779, first version, Section 2.1), there for SN; here it is
     done for the BN in SN and EN, and for nn.BatchNorm and nn.SyncBatchNorm. A moving average mixes the statistics of
-<<<<<<< HEAD
     many past networks; this takes those of the network as it is. Each layer normalizes by its batch's statistics as
     in training, and its running mean and variance become those of all the values that it was given in all batches, by
     the law of total variance: no average of averages, so batches of different sizes weigh what they hold. With
-=======
-    many past networks; this takes those of the network as it is. Each layer normalizes by its batch's statistics as in
-    training, and its running mean and variance become those of all the values that it was given in all batches, by the
-    law of total variance: no average of averages, so batches of different sizes weigh what they hold. With
->>>>>>> configs
     torch.distributed, they are pooled over all processes, of which each needs a loader of its own.
 
     Only layers that are in training mode count: norms that a backbone's ``frozen_stages`` or ``norm_eval``, or a call

@@ -16,10 +16,7 @@ from torch.utils.data import Dataset
 
 import mmnorm
 from mmnorm.analysis.recorder import record
-<<<<<<< HEAD
-=======
 from mmnorm.errors import UsageError
->>>>>>> configs
 
 WORLD_SIZE = 2
 HOOKS = (
