@@ -8,7 +8,6 @@ import torch
 from helpers import assert_same, randomize
 from mmengine.model import BaseModel
 from mmengine.runner import FlexibleRunner, Runner
-from mmnorm.engine.errors import UsageError
 from processes import run_processes, why_no_fsdp
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
