@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .catalogue import Catalogue, Experiment, Setting
+from .commands import read_config
+from .properties import run_properties
 
 TEMPLATE = Path(__file__).with_name('preface.md')
 
@@ -25,6 +27,10 @@ def describe(catalogue: Catalogue, row: Experiment) -> str:
         lines.append(f'the same run as {row.same}')
     if row.start:
         lines.append(f'starts from {row.start}')
+    run = catalogue.run_of(row)
+    if run.kind == 'train':
+        built = run_properties(run, read_config(run))
+        lines.append(f'as built: {", ".join(f"{key} {value}" for key, value in built.items() if value is not None)}')
     lines += [f'differs: {text}' for text in row.differs]
     for setting in settings_of(catalogue, row):
         if setting.why:

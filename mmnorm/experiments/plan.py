@@ -13,6 +13,8 @@ from .catalogue import Catalogue, Experiment
 from .commands import CONFIGS, Start, Variant, cfg_options, figure_command, read_config, test_command, train_command
 from .folders import METRICS, SEVERAL_SCALES, RunFolder, final_name, run_folder
 
+# Data of rows that run on a CPU as they are.
+_SMALL = ('camvid', 'digits')
 # Changes a config for a small run, and says where the changed one is to be written to; see tiny.py.
 Shrink = Callable[[Config], None]
 
@@ -90,6 +92,8 @@ class Planner:
             raise UsageError(f'{row.id} is not built: {row.why}')
         if row.kind == 'count':
             raise UsageError(f'{row.id} is counted, not run: tests/experiments/test_counts.py, tools/complexity.py')
+        if self.shrink and row.data in _SMALL:
+            raise UsageError(f'{row.id} is small already; run it as it is')
         if row.kind == 'draw':
             return self._drawing(row, seed)
         return self._testing(row, seed) if row.kind == 'test' else self._training(row, seed)

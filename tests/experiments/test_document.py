@@ -45,4 +45,6 @@ def test_a_row_in_words():
     assert 'Switchable Normalization (arXiv 1806.10779, first version), Table 3, Section 4.2' in text
     assert 'AP 33.0, AP 0.5 52.9' in text
     assert 'starts from sn/table2/sn-8x32' in text
+    assert 'as built: gpus 4, images 3, batch 12, optimizer SGD, rate 0.01, ' in text
+    assert 'iterations 120000, ' in text
     assert 'not built: no image translation here' in describe(catalogue(), catalogue()['ilm/table6/in'])

@@ -111,6 +111,8 @@ def test_figures_run_what_they_are_of(tmp_path, name, command, rows):
 def test_figures_of_classes_cannot_be_made_small(tmp_path):
     with pytest.raises(UsageError, match='of classes that the digits do not have'):
         steps('en/fig6/curves', tmp_path, shrink=lambda cfg: None)
+    with pytest.raises(UsageError, match='own/digits/demo-en is small already'):
+        steps('own/digits/demo-en', tmp_path, shrink=lambda cfg: None)
 
 
 def test_every_row_that_is_built_has_a_plan(tmp_path):

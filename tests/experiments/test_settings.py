@@ -9,6 +9,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
+from mmnorm.convert.sources import kind_of
 from mmnorm.experiments.catalogue import catalogue
 from mmnorm.experiments.properties import network_properties, run_properties
 
@@ -54,6 +55,15 @@ def test_what_is_stated_is_what_is_built(setting, properties):
     for row in rows:
         found = properties(row)
         assert {key: found.get(key) for key in setting.check} == dict(setting.check), row
+
+
+@pytest.mark.parametrize('name', [row.id for row in catalogue().experiments.values() if row.kind in ('train', 'test')])
+def test_every_row_builds(name, built):
+    """Its network has the norm that the row is about."""
+    row = catalogue()[name]
+    _, model = built(name)
+    kinds = {'LN': 'GN', 'SyncBN': 'SyncBN', 'ILM': 'ILM'}
+    assert kinds.get(row.norm, row.norm) in {kind_of(module) for module in model.modules()}
 
 
 def test_every_setting_that_differs_says_why():
