@@ -79,7 +79,7 @@ def has_native() -> bool:
 
 @cache
 def has_triton() -> bool:
-    """Whether the package triton is installed, 3.4 or later: kernels of earlier ones take no tuples of constants."""
+    """Whether the package triton is installed, 3.4 or later: kernels of earlier ones cannot index constants."""
     if find_spec('triton') is None:
         return False
     import triton
