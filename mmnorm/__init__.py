@@ -3,6 +3,9 @@
 Importing the package registers the layers, so that a config may say ``norm_cfg=dict(type='EN')``.
 """
 
+from . import prerequisites  # noqa: F401  refuses what is too old, before anything needs it
+
+# isort: split
 from .convert import ConversionReport, convert_norm, revert_norm
 from .convert.configs import register_builder
 from .engine.batch_average import update_bn_stats
@@ -20,7 +23,7 @@ from .layers import (
     SwitchableNorm2d,
     SwitchableNorm3d,
 )
-from .ops import get_backend, set_backend
+from .ops import backend_for, get_backend, set_backend
 from .registry import NORM_LAYERS, register_layers
 from .version import __version__
 
@@ -43,6 +46,7 @@ __all__ = [
     'SwitchableNorm3d',
     '__version__',
     'apply_norm_eval',
+    'backend_for',
     'convert_norm',
     'get_backend',
     'revert_norm',

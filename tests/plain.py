@@ -23,12 +23,20 @@ def normalizer_moments(x, normalizer, num_groups):
     return mean, ((x - mean) ** 2).mean(dims, keepdim=True)
 
 
-def pool_moments(layer, x):
+def batch_moments(batch):
+    """Mean and biased variance of each channel, (C,), over all the values of several tensors of any size."""
+    values = torch.cat([x.transpose(0, 1).flatten(1) for x in batch], 1)
+    mean = values.mean(1)
+    return mean, ((values - mean.unsqueeze(1)) ** 2).mean(1)
+
+
+def pool_moments(layer, x, batch):
     moments = []
     for normalizer in layer.normalizers:
         if normalizer == 'BN' and not layer.training:
-            shape = (1, -1, *[1] * (x.dim() - 2))
-            moments.append((layer.running_mean.reshape(shape), layer.running_var.reshape(shape)))
+            moments.append((channels(layer.running_mean, x), channels(layer.running_var, x)))
+        elif normalizer == 'BN' and batch is not None:
+            moments.append(tuple(channels(t, x) for t in batch_moments(batch)))
         else:
             moments.append(normalizer_moments(x, normalizer, layer.num_groups))
     return moments
@@ -39,19 +47,19 @@ def channels(t, x):
     return t.reshape(*((1,) if t.dim() == 1 else ()), *t.shape, *[1] * (x.dim() - 2))
 
 
-def switchable_norm(layer, x):
-    """SN paper, Eqn. 3 to 5."""
-    moments = pool_moments(layer, x)
+def switchable_norm(layer, x, batch=None):
+    """SN paper, Eqn. 3 to 5. BN's statistics are those of ``batch``, a list of tensors, rather than of x if given."""
+    moments = pool_moments(layer, x, batch)
     mean_ratios, var_ratios = layer.mean_weight.softmax(0), layer.var_weight.softmax(0)
     mean = sum(w * m for w, (m, _) in zip(mean_ratios, moments))
     var = sum(w * v for w, (_, v) in zip(var_ratios, moments))
     return channels(layer.weight, x) * (x - mean) / torch.sqrt(var + layer.eps) + channels(layer.bias, x)
 
 
-def exemplar_ratios(layer, x):
+def exemplar_ratios(layer, x, batch=None):
     """EN paper, Section 3.3, sample by sample."""
     pooled = x.flatten(2).mean(2) if x.dim() > 2 else x  # (N, C)
-    moments = pool_moments(layer, x)
+    moments = pool_moments(layer, x, batch)
     act = {'tanh': torch.tanh, 'relu': torch.relu}[layer.activation]
     rows = []
     for n in range(x.shape[0]):
@@ -73,11 +81,11 @@ def exemplar_ratios(layer, x):
     return torch.stack(rows)
 
 
-def exemplar_norm(layer, x):
-    """EN paper, Eqn. 3."""
-    ratios = exemplar_ratios(layer, x)
+def exemplar_norm(layer, x, batch=None):
+    """EN paper, Eqn. 3. BN's statistics are those of ``batch``, a list of tensors, rather than of x if given."""
+    ratios = exemplar_ratios(layer, x, batch)
     y = 0
-    for k, (mean, var) in enumerate(pool_moments(layer, x)):
+    for k, (mean, var) in enumerate(pool_moments(layer, x, batch)):
         weight = layer.weight if layer.shared_affine else layer.weight[k]
         lam = ratios[:, k].reshape(-1, *[1] * (x.dim() - 1))
         y = y + channels(weight, x) * lam * (x - mean) / torch.sqrt(var + layer.eps)
@@ -104,5 +112,5 @@ def instance_meta_norm(layer, x):
 PLAIN = {'SwitchableNorm': switchable_norm, 'ExemplarNorm': exemplar_norm, 'InstanceMetaNorm': instance_meta_norm}
 
 
-def plain(layer, x):
-    return PLAIN[type(layer).__name__[:-2]](layer, x)
+def plain(layer, x, **options):
+    return PLAIN[type(layer).__name__[:-2]](layer, x, **options)

@@ -11,7 +11,8 @@ from mmnorm.analysis import save_record
 from mmnorm.analysis.record_file import check_record_name
 from mmnorm.analysis.sources import Sources, add_arguments
 from mmnorm.engine import launch
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
+from mmnorm.files import read_weights
 
 # For a figure, that many samples do.
 FEW = 1000
@@ -127,9 +128,8 @@ def affine(args: argparse.Namespace):
 
     opened, base = Sources(args).open(args.sources), None
     if args.base is not None:
-        from mmnorm.convert.checkpoint_files import read_checkpoint
-
-        base = {name: value.float().numpy() for name, value in read_checkpoint(args.base)[0].items()}
+        base, _ = read_weights(args.base, args.trust_checkpoint)
+        base = {name: value.float().numpy() for name, value in base.items()}
     return affine_figure(opened, base)
 
 

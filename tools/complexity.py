@@ -15,7 +15,8 @@ from mmnorm.analysis.costs import measure_costs
 from mmnorm.analysis.norm_variants import PLAIN, parse_variant, with_norm
 from mmnorm.convert.configs import with_torch_sync_bn
 from mmnorm.engine import launch
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
+from mmnorm.files import add_trust_argument
 
 SIZES = {'mmpretrain': (224, 224), 'mmseg': (512, 512), 'mmdet': (800, 1344)}
 
@@ -47,6 +48,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options', nargs='+', action=launch.DictAction, metavar='KEY=VALUE', help='as in train.py'
     )
+    add_trust_argument(parser)
     parser.add_argument('--out', nargs='+', default=[], metavar='FILE', help='.json, .csv or .md; several if you like')
     return parser.parse_args()
 

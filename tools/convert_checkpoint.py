@@ -3,11 +3,10 @@
 import argparse
 
 from mmnorm import __version__
-from mmnorm.convert.checkpoint_files import check_output, read_checkpoint, write_checkpoint
 from mmnorm.convert.checkpoints import ABBREVIATIONS, CheckpointReport, from_plain_state_dict, to_plain_state_dict
 from mmnorm.convert.published import CODEBASES, convert_published
-from mmnorm.engine import launch
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError, run
+from mmnorm.files import add_trust_argument, check_output, check_tensors, read_weights, write_checkpoint
 
 # Where a converted file keeps what BatchNorm has no place for; other tools read state_dict alone.
 OWN = 'mmnorm'
@@ -22,19 +21,20 @@ def parse_args() -> argparse.Namespace:
     job.add_argument('--to', choices=ABBREVIATIONS, help='SN, EN and ILM to the names and shapes of this norm')
     job.add_argument('--restore', action='store_true', help='undo --to')
     parser.add_argument('--force', action='store_true', help='overwrite OUT')
+    add_trust_argument(parser)
     parser.add_argument('--verbose', action='store_true', help='name every entry in the report')
     return parser.parse_args()
 
 
 def rename_published(args: argparse.Namespace) -> tuple[dict, CheckpointReport]:
-    state_dicts, rests = zip(*(read_checkpoint(path) for path in args.sources), strict=True)
+    state_dicts, rests = zip(*(read_weights(path, args.trust_checkpoint) for path in args.sources), strict=True)
     converted, report = convert_published(list(state_dicts), args.codebase)
     drop_rest({key: value for rest in rests for key, value in rest.items()}, report)
     return {'meta': {'mmnorm_version': __version__}, 'state_dict': converted}, report
 
 
 def make_plain(args: argparse.Namespace) -> tuple[dict, CheckpointReport]:
-    state_dict, rest = read_checkpoint(single_source(args))
+    state_dict, rest = read_weights(single_source(args), args.trust_checkpoint)
     meta = rest.pop('meta', {})
     plain, own, report = to_plain_state_dict(state_dict, args.to)
     drop_rest(rest, report)
@@ -44,13 +44,14 @@ def make_plain(args: argparse.Namespace) -> tuple[dict, CheckpointReport]:
 
 def restore(args: argparse.Namespace) -> tuple[dict, CheckpointReport]:
     source = single_source(args)
-    plain, rest = read_checkpoint(source)
+    plain, rest = read_weights(source, args.trust_checkpoint)
     kept = rest.pop(OWN, None)
-    if kept is None:
+    if not isinstance(kept, dict) or not isinstance(kept.get('state_dict'), dict):
         raise UsageError(f'{source} does not keep the learned norms; expected a file that --to has written')
+    own = check_tensors(f'{OWN} in {source}', kept['state_dict'])
     meta = rest.pop('meta', {})
     report = CheckpointReport()
-    state_dict = from_plain_state_dict(plain, kept['state_dict'], kept['norm'])
+    state_dict = from_plain_state_dict(plain, own, str(kept.get('norm')))
     report.kept = [key for key in state_dict if key in plain]
     report.added = [key for key in state_dict if key not in plain]
     drop_rest(rest, report)
@@ -82,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    launch.run(main)
+    run(main)

@@ -62,6 +62,9 @@ def draw_predictions(out: Path, data_root: Path, picture: Path, scenes: int = 5)
     from matplotlib.patches import Patch
     from mmseg.apis import inference_model, init_model
 
+    from mmnorm.engine.checkpoint_loader import use_own_reader
+
+    use_own_reader()
     models = {}
     for norm in NORMS:
         work_dir = out / norm.lower()

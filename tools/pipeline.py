@@ -13,7 +13,7 @@ from pathlib import Path
 from demo import ROOT, run_tool
 
 from mmnorm.engine import launch
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 
 STARTS = ('finetuned', 'scratch')
 

@@ -32,7 +32,7 @@ import mmnorm  # noqa: F401  registers SN, EN and ILM
 from mmnorm.convert import sources
 from mmnorm.convert.configs import NORMS, set_norm
 from mmnorm.engine import checks, launch
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 
 BATCH_NORMS = ('BN', 'SyncBN', 'MMSyncBN', 'BN1d', 'BN2d', 'BN3d')
 _FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.randint)

@@ -5,8 +5,8 @@ import argparse
 import mmnorm  # noqa: F401  registers SN, EN and ILM
 from mmnorm.engine import checks, launch
 from mmnorm.engine.checkpoint_file import check_weights
-from mmnorm.engine.errors import UsageError
 from mmnorm.engine.tta import enable_tta
+from mmnorm.errors import UsageError
 
 
 def parse_args() -> argparse.Namespace:
@@ -62,7 +62,7 @@ def main() -> None:
     model = cfg.model
     if args.tta:
         enable_tta(cfg, scope)
-    check_weights(model, args.checkpoint, 'the command line')
+    check_weights(model, args.checkpoint, 'the command line', trust=args.trust_checkpoint)
 
     metrics = launch.build_runner(cfg).test()
     if args.out:

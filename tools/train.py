@@ -9,7 +9,7 @@ import mmnorm  # noqa: F401  registers SN, EN and ILM
 from mmnorm.engine import checks, launch
 from mmnorm.engine.checkpoint_file import check_prefixes, check_weights, latest_checkpoint
 from mmnorm.engine.defaults import add_training_defaults
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,7 +45,7 @@ def apply_arguments(cfg, args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
 
 
-def check_start(cfg, source: str) -> None:
+def check_start(cfg, source: str, trust: bool) -> None:
     """Look into the checkpoint that the run starts from, or goes on from."""
     resume = cfg.get('resume')
     if resume and cfg.get('load_from') is None:
@@ -53,7 +53,7 @@ def check_start(cfg, source: str) -> None:
     if cfg.get('load_from') is None:
         return
     checks.check_checkpoint(cfg.load_from, source, 'Give the path of an existing checkpoint.')
-    checkpoint = check_weights(cfg.model, cfg.load_from, source, resume)
+    checkpoint = check_weights(cfg.model, cfg.load_from, source, resume, trust)
     if resume and checkpoint is not None:
         # mmengine takes the seed from the checkpoint too, but only after the data have been shuffled with another.
         cfg.randomness = {**cfg.get('randomness', {}), 'seed': checkpoint['meta'].get('seed')}
@@ -67,9 +67,9 @@ def main() -> None:
 
     checks.check_data(cfg, ('train_dataloader', 'val_dataloader'))
     checks.check_evaluator(cfg, ('val_evaluator',))
-    check_start(cfg, '--resume' if args.resume else 'load_from')
+    check_start(cfg, '--resume' if args.resume else 'load_from', args.trust_checkpoint)
     checks.check_pretrained(cfg)
-    check_prefixes(cfg)
+    check_prefixes(cfg, args.trust_checkpoint)
 
     runner = launch.build_runner(cfg)
     try:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from .costs import Cost
 
 FORMATS = ('.json', '.csv', '.md')

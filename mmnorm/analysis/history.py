@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from .record_file import Record
 
 _KINDS = ('SN', 'EN', 'ILM')

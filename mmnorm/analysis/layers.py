@@ -4,7 +4,7 @@ import re
 
 from torch import nn
 
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from ..layers.base import LearnedNorm
 from ..layers.exemplar_norm import ExemplarNorm
 from ..layers.switchable_norm import SwitchableNorm

@@ -9,8 +9,8 @@ from ..convert.configs import parse_norm
 from ..convert.modules import convert_norm, revert_norm
 from ..convert.selection import find_sites
 from ..convert.sources import LEARNED, kind_of
-from ..engine.errors import UsageError
 from ..engine.norm_eval import apply_norm_eval
+from ..errors import UsageError
 
 PLAIN = ('BN', 'GN', 'IN', 'LN')
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..engine.errors import UsageError
+from ..errors import UsageError
+from ..files import write_atomically
 
 VERSION = 1
 _KIND = 'mmnorm.analysis record'
@@ -153,10 +154,7 @@ def save_record(record: Record, path: str | Path) -> None:
         arrays['labels'] = record.labels
     for index, layer in enumerate(record.layers):
         arrays.update({f'layer{index}.{name}': value for name, value in layer.values.items()})
-    partial = f'{path}.part'
-    with open(partial, 'wb') as file:
-        np.savez_compressed(file, **arrays)
-    os.replace(partial, path)
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def load_record(path: str | Path) -> Record:

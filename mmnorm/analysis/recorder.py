@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import nn
 
 from ..engine.batch_average import restored, run_batch, unwrap, with_progress
-from ..engine.errors import UsageError
 from ..engine.randomness import preserve_randomness
+from ..errors import UsageError
 from .collectors import Collector, collector_for
 from .layers import learned_norms, norm_of
 from .record_file import LayerRecord, Record
@@ -58,7 +58,8 @@ def record(
         The record; None in all processes but the first.
 
     Raises:
-        UsageError: If the model has no learned norm, the loader is empty, or no layer was reached.
+        UsageError: If the model has no learned norm, the loader is empty, or no layer was reached; with several
+            processes, in the first, and if the loaders of all are empty.
     """
     if max_samples is not None and (isinstance(max_samples, bool) or max_samples <= 0):
         raise UsageError(f'max_samples must be a positive integer or None, got {max_samples!r}')
@@ -77,6 +78,11 @@ def record(
         dist.gather_object((collectors, places, samples), parts)
         if parts is None:
             return None
+    if not any(samples.count for *_, samples in parts):
+        raise UsageError(
+            f'nothing to record: the loader ({type(loader).__name__}) is empty. Expected at least one batch; look for '
+            f'the data set, its annotation file, and a batch size that drop_last makes too large.'
+        )
     order = _order([samples.count for *_, samples in parts], _size_of(loader))
     return _assemble(layers, parts, order, _classes_of(model, loader), title)
 
@@ -100,17 +106,14 @@ def _run(model, layers, loader, share, num_images: int, forward: Callable, progr
 
     batches = iter(loader)
     first = next(batches, None)
-    if first is None:
-        raise UsageError(
-            f'nothing to record: the loader ({type(loader).__name__}) is empty. Expected at least one batch; look for '
-            f'the data set, its annotation file, and a batch size that drop_last makes too large.'
-        )
+    # A process without data takes part all the same: the first one waits for what it has.
+    batches = () if first is None else chain([first], batches)
     with ExitStack() as stack:
         stack.callback(wiring.close)
         for name, layer in layers.items():
             hook = layer.register_forward_pre_hook(partial(watch, name), with_kwargs=True)
             stack.callback(hook.remove)
-        for batch in with_progress(chain([first], batches), 'Recording', _batches(loader, first, share), progress):
+        for batch in with_progress(batches, 'Recording', _batches(loader, first, share), progress):
             forward(model, batch)
             count = samples.add(batch)
             for collector in collectors.values():
@@ -123,7 +126,7 @@ def _run(model, layers, loader, share, num_images: int, forward: Callable, progr
 
 def _batches(loader: Iterable, first: Any, share: float) -> int | None:
     """How many batches there will be, as far as that is known."""
-    if not hasattr(loader, '__len__'):
+    if first is None or not hasattr(loader, '__len__'):
         return None
     needed = share / max(len(inputs_of(first)), 1)
     return len(loader) if math.isinf(needed) else min(len(loader), math.ceil(needed))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ..engine.errors import UsageError
+from ..errors import UsageError
 from .figures.affine import affine_figure
 from .figures.dynamics import dynamics_figure
 from .figures.ratios import classes_figure, images_figure, layers_figure

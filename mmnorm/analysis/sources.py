@@ -15,10 +15,10 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner, load_checkpoint
 from torch.utils.data import DataLoader
 
-from ..convert.checkpoint_files import read_checkpoint
 from ..engine import checks, launch
 from ..engine.checkpoint_file import check_weights
-from ..engine.errors import UsageError
+from ..errors import UsageError
+from ..files import add_trust_argument, read_weights
 from .layers import learned_norms
 from .record_file import Record, load_record
 from .recorder import record
@@ -66,16 +66,17 @@ class Sources:
         return records
 
     def _record(self, path: str) -> Record | None:
-        state_dict, rest = read_checkpoint(path)
+        trust = self.args.trust_checkpoint
+        state_dict, rest = read_weights(path, trust)
         model, loader, cfg = self._network(path, rest)
-        check_weights(cfg.model, path, 'the command line')
+        check_weights(cfg.model, path, 'the command line', trust=trust)
         _check_learned(model, state_dict, path)
         load_checkpoint(model, path, map_location='cpu')
         model.to(get_device()).eval()
         return record(model, loader, self.args.max_samples, self.args.num_images, title=title_of(path))
 
     def _network(self, path: str, rest: Mapping) -> tuple:
-        text = None if self.args.config else _config_in(path, rest)
+        text = None if self.args.config else _config_in(path, rest, self.args.trust_checkpoint)
         key = self.args.config or text
         if key not in self._networks:
             self._networks[key] = self._build(path, text)
@@ -85,7 +86,7 @@ class Sources:
         with tempfile.TemporaryDirectory() as folder:
             file = self.args.config
             if file is None:
-                # The config as it was dumped into the checkpoint, options of that training and all.
+                # The config as it was when the checkpoint was saved, options of that training and all.
                 file = Path(folder, f'{re.sub(r"[^0-9A-Za-z_]", "_", Path(path).stem)}.py')
                 file.write_text(text)
             options = {'work_dir': None, **vars(self.args), 'config': str(file)}
@@ -115,7 +116,9 @@ class Sources:
 def add_arguments(parser: argparse.ArgumentParser, max_samples: int) -> None:
     """What there is to say about a checkpoint, and the data to run it on."""
     group = parser.add_argument_group('for checkpoints')
-    group.add_argument('--config', help='config (default: the one that mmengine keeps in the checkpoint)')
+    group.add_argument(
+        '--config', help='config (default: the one that mmengine keeps in the checkpoint, if it lies beside it too)'
+    )
     group.add_argument('--data', choices=SPLITS, help='which data set of the config (default: the first it has)')
     group.add_argument(
         '--max-samples', type=int, default=max_samples, help='how many samples, at random (default: %(default)s)'
@@ -124,6 +127,7 @@ def add_arguments(parser: argparse.ArgumentParser, max_samples: int) -> None:
     group.add_argument('--cfg-options', nargs='+', action=launch.DictAction, metavar='KEY=VALUE', help='as in train.py')
     group.add_argument('--norm', help='as in train.py, if the config alone does not say it')
     group.add_argument('--norm-scope', help='as in train.py')
+    add_trust_argument(group)
     group.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     group.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
@@ -147,11 +151,24 @@ def title_of(path: str) -> str:
     return f'{_UNITS[kind]} {number}' if kind in _UNITS and number.isdigit() else stem
 
 
-def _config_in(path: str, rest: Mapping) -> str:
+def _config_in(path: str, rest: Mapping, trust: bool) -> str:
+    """The config that a checkpoint has with it.
+
+    It is code, whatever it looks like: a config names the functions that are called. What came with a file alone is not
+    run unasked. In the work dir of a run the same text lies beside the checkpoint, and with each log.
+    """
     meta = rest.get('meta')
     text = meta.get('cfg') if isinstance(meta, Mapping) else None
     if not isinstance(text, str):
         raise UsageError(f'{path} does not say of which model it is (no meta.cfg in it); give its config with --config')
+    folder = Path(path).absolute().parent
+    files = [*folder.glob('*.py'), *folder.glob('*/vis_data/*.py')]
+    if not trust and not any(file.read_text(encoding='utf-8', errors='replace') == text for file in files):
+        raise UsageError(
+            f'{path} has its config with it, and a config is code, which is not run unasked: no .py file in {folder} '
+            f'says the same, as in the work dir of a run. Give a config with --config; or --trust-checkpoint, if the '
+            f'checkpoint is your own or you trust whoever made it.'
+        )
     return text
 
 

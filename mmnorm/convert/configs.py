@@ -15,8 +15,8 @@ from typing import Any
 from torch import nn
 
 from ..engine.custom_imports import import_mmnorm
-from ..engine.errors import UsageError
 from ..engine.norm_eval import apply_norm_eval
+from ..errors import UsageError
 from ..layers.base import LearnedNorm
 from ..registry import NAMES
 from .modules import convert_norm

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.base import LearnedNorm, PooledNorm
-from ..layers.state_dict import merge_affine
 from ..layers.instance_meta_norm import ACTIVATIONS
+from ..layers.state_dict import merge_affine
 from . import sources
 from .norm_act import act_class, attach_act, has_act
 from .selection import Site

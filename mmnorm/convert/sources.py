@@ -3,13 +3,12 @@
 import re
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from ..layers.exemplar_norm import ExemplarNorm
 from ..layers.instance_meta_norm import InstanceMetaNorm
 from ..layers.switchable_norm import SwitchableNorm
+from ..ops.compat import BatchNormBase, InstanceNormBase
 from .norm_act import has_act
 
 LEARNED = {'SN': SwitchableNorm, 'EN': ExemplarNorm, 'ILM': InstanceMetaNorm}
@@ -40,7 +39,7 @@ def kind_of(module: nn.Module) -> str | None:
         return 'FrozenBN'
     if 'SyncBatchNorm' in names:
         return 'SyncBN'
-    for kind, cls in {'BN': _BatchNorm, 'IN': _InstanceNorm, 'GN': nn.GroupNorm, 'LN': nn.LayerNorm}.items():
+    for kind, cls in {'BN': BatchNormBase, 'IN': InstanceNormBase, 'GN': nn.GroupNorm, 'LN': nn.LayerNorm}.items():
         if isinstance(module, cls):
             return kind
     is_norm = _OTHER_NORM.search(names[0]) and not module._modules

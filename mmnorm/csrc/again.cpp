@@ -28,8 +28,8 @@ Again::~Again() {
   }
 }
 
-variable_list Again::operator()(const AutogradContext& context, const variable_list& inputs,
-                                const variable_list& gradients) const {
+variable_list Again::again(const AutogradContext& context, const variable_list& inputs,
+                           const variable_list& gradients) const {
   const py::gil_scoped_acquire gil;
   py::list needs_grad;
   size_t edge = 0;
@@ -41,17 +41,17 @@ variable_list Again::operator()(const AutogradContext& context, const variable_l
   for (const auto& gradient : function_(as_list(inputs), needs_grad, as_list(gradients))) {
     found.push_back(gradient.is_none() ? at::Tensor() : gradient.cast<at::Tensor>());
   }
+  TORCH_CHECK(found.size() == inputs.size(), "mmnorm: again: expected ", inputs.size(), " gradients, got ",
+              found.size());
   return found;
 }
 
-void keep(AutogradContext* context, py::function function) {
-  context->saved_data[kAgain] = c10::IValue::make_capsule(c10::make_intrusive<Again>(std::move(function)));
+void keep(AutogradContext* context, c10::intrusive_ptr<Again> again) {
+  context->saved_data[kAgain] = c10::IValue::make_capsule(std::move(again));
 }
 
 const Again& kept(AutogradContext* context) {
-  const auto capsule = context->saved_data[kAgain].toCapsule();
-  // The context holds it as long as the node lives.
-  return *static_cast<Again*>(capsule.get());
+  return *static_cast<Again*>(context->saved_data[kAgain].toCapsule().get());
 }
 
 }  // namespace mmnorm

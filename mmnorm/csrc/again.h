@@ -6,31 +6,31 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/utils/pybind.h>
 
-#include <vector>
-
-#include "optional.h"
+#include <utility>
 
 namespace mmnorm {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// A Python function that is called as again(inputs, needs_grad, gradients) and returns the gradients of the inputs, with
-// a history of their own; mmnorm/ops/again.py makes them. It may be freed by threads that know nothing of Python.
+// What a node keeps that is no tensor: a Python function, called as again(inputs, needs_grad, gradients), that returns
+// the gradients of the inputs with a history of their own; mmnorm/ops/again.py makes it. It may be freed by threads that
+// know nothing of Python.
 class Again : public torch::CustomClassHolder {
  public:
   explicit Again(pybind11::function function) : function_(std::move(function)) {}
   ~Again() override;
 
-  variable_list operator()(const AutogradContext& context, const variable_list& inputs,
-                           const variable_list& gradients) const;
+  // Inputs that are undefined were not given to the node.
+  variable_list again(const AutogradContext& context, const variable_list& inputs,
+                      const variable_list& gradients) const;
 
  private:
   pybind11::function function_;
 };
 
-// Keeps `function` with a node, and gets it back in its backward.
-void keep(AutogradContext* context, pybind11::function function);
+// Lets a node keep something, and gets it back in its backward; the context holds it as long as the node lives.
+void keep(AutogradContext* context, c10::intrusive_ptr<Again> again);
 const Again& kept(AutogradContext* context);
 
 }  // namespace mmnorm

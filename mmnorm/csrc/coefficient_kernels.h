@@ -29,10 +29,10 @@ inline void pool_planes(const double* mean, const T* var, int64_t size, double& 
   v = square / size;
 }
 
-// Groups [begin, end) of `size` neighbouring planes: their moments, each in one value.
+// `count` groups of `size` neighbouring planes: their moments, each in one value.
 template <typename T>
-void group_moments(const double* mean, const T* var, double* mu, T* v, int64_t size, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {
+void group_moments(const double* mean, const T* var, double* mu, T* v, int64_t size, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
     double pooled;
     pool_planes(mean + i * size, var + i * size, size, mu[i], pooled);
     v[i] = static_cast<T>(pooled);
@@ -41,8 +41,8 @@ void group_moments(const double* mean, const T* var, double* mu, T* v, int64_t s
 
 template <typename T>
 void group_moments_backward(const double* mean, const double* mu, const double* dmu, const T* dv, double* dmean, T* dvar,
-                            int64_t size, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {
+                            int64_t size, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
     const double a = dmu == nullptr ? 0 : dmu[i] / size, b = dv == nullptr ? 0 : static_cast<double>(dv[i]) / size;
 #pragma omp simd
     for (int64_t c = i * size; c < (i + 1) * size; ++c) {
@@ -55,8 +55,8 @@ void group_moments_backward(const double* mean, const double* mu, const double* 
 // The pool: deviations of the planes' means from the pooled one, and the pooled variances, of one normalizer.
 
 template <typename T>
-void pool_groups(const double* mean, const T* var, T* deviation, T* variance, int64_t size, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {
+void pool_groups(const double* mean, const T* var, T* deviation, T* variance, int64_t size, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
     double mu, v;
     pool_planes(mean + i * size, var + i * size, size, mu, v);
     const T pooled = static_cast<T>(v);
@@ -70,8 +70,8 @@ void pool_groups(const double* mean, const T* var, T* deviation, T* variance, in
 
 template <typename T>
 void pool_groups_backward(const T* deviation, const T* ddeviation, const T* dvariance, double* dmean, T* dvar,
-                          int64_t size, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {
+                          int64_t size, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
     double a = 0, b = 0;
 #pragma omp simd reduction(+ : a, b)
     for (int64_t c = i * size; c < (i + 1) * size; ++c) {
@@ -215,8 +215,9 @@ void mix_statistics(const T* deviation, const T* variance, const T* ratios, cons
 
 template <typename T>
 void mix_statistics_backward(const T* deviation, const T* variance, const T* ratios, const T* weight, T eps,
-                             const T* dscale, const T* dshift, T* ddeviation, T* dvariance, double* dratios, T* dweight,
+                             const T* dscale, const T* dshift, T* ddeviation, T* dvariance, T* dratios, T* dweight,
                              T* dbias, const Planes& p) {
+  std::vector<double> sums(2 * p.normalizers);
   std::vector<T> buffer(2 * p.channels);
   T *d = buffer.data(), *v = d + p.channels;
   for (int64_t n = 0; n < p.samples; ++n) {
@@ -254,10 +255,11 @@ void mix_statistics_backward(const T* deviation, const T* variance, const T* rat
         ddeviation[at + c] = mean_ratio * d[c];
         dvariance[at + c] = var_ratio * v[c];
       }
-      dratios[k] += static_cast<double>(a);
-      dratios[p.normalizers + k] += static_cast<double>(b);
+      sums[k] += static_cast<double>(a);
+      sums[p.normalizers + k] += static_cast<double>(b);
     }
   }
+  std::transform(sums.begin(), sums.end(), dratios, [](double sum) { return static_cast<T>(sum); });
 }
 
 // Mixing of outputs. ratios are (N, K); weight is (K, C), or (C,) with weight_stride 0; bias, (C,), the sum of the betas.
@@ -318,25 +320,25 @@ void mix_outputs_backward(const T* deviation, const T* variance, const T* ratios
   }
 }
 
-// Correlations of the normalized means. z is (N, K, C/r), features (N, K, K). With r = 0 there is no convolution, and z
-// are the normalized means themselves.
+// Correlations of the normalized means. z is (N, K, C/r), features (N, K, K). Without a convolution conv is nullptr and r
+// is 1: z are the normalized means themselves.
 
 template <typename T>
 void correlate(const T* deviation, const T* variance, const T* conv, int64_t r, T eps, T* z, T* features,
                const Planes& p) {
-  const int64_t channels = p.channels, size = p.normalizers, width = r == 0 ? channels : channels / r;
+  const int64_t channels = p.channels, size = p.normalizers, width = channels / r;
   std::vector<T> hat(channels);
   for (int64_t n = 0; n < p.samples; ++n) {
     T* rows = z + n * size * width;
     for (int64_t k = 0; k < size; ++k) {
       const T *d = deviation + (k * p.samples + n) * channels, *v = variance + (k * p.samples + n) * channels;
       T* row = rows + k * width;
-      T* h = r == 0 ? row : hat.data();
+      T* h = conv == nullptr ? row : hat.data();
 #pragma omp simd
       for (int64_t c = 0; c < channels; ++c) {
-        h[c] = d[c] * inverse_sqrt(v[c] + eps) * (r == 0 ? T(1) : conv[c]);
+        h[c] = d[c] * inverse_sqrt(v[c] + eps) * (conv == nullptr ? T(1) : conv[c]);
       }
-      for (int64_t j = 0; r != 0 && j < width; ++j) {
+      for (int64_t j = 0; conv != nullptr && j < width; ++j) {
         T sum = 0;
 #pragma omp simd reduction(+ : sum)
         for (int64_t c = j * r; c < (j + 1) * r; ++c) {
@@ -361,7 +363,7 @@ void correlate(const T* deviation, const T* variance, const T* conv, int64_t r, 
 template <typename T>
 void correlate_backward(const T* deviation, const T* variance, const T* conv, int64_t r, T eps, const T* z,
                         const T* dfeatures, T* ddeviation, T* dvariance, T* dconv, const Planes& p) {
-  const int64_t channels = p.channels, size = p.normalizers, width = r == 0 ? channels : channels / r;
+  const int64_t channels = p.channels, size = p.normalizers, width = channels / r;
   std::vector<T> buffer(width + channels);
   T *dz = buffer.data(), *spread = dz + width;
   for (int64_t n = 0; n < p.samples; ++n) {
@@ -377,15 +379,15 @@ void correlate_backward(const T* deviation, const T* variance, const T* conv, in
           dz[j] += factor * row[j];
         }
       }
-      for (int64_t j = 0; r != 0 && j < width; ++j) {
+      for (int64_t j = 0; conv != nullptr && j < width; ++j) {
         std::fill(spread + j * r, spread + (j + 1) * r, dz[j]);
       }
-      const T* g = r == 0 ? dz : spread;
+      const T* g = conv == nullptr ? dz : spread;
       T *dd = ddeviation + at, *dv = dvariance + at;
 #pragma omp simd
       for (int64_t c = 0; c < channels; ++c) {
         const T inv_std = inverse_sqrt(v[c] + eps), hat = d[c] * inv_std;
-        const T dhat = g[c] * (r == 0 ? T(1) : conv[c]);
+        const T dhat = g[c] * (conv == nullptr ? T(1) : conv[c]);
         dconv[c] += g[c] * hat;
         dd[c] = dhat * inv_std;
         dv[c] = T(-0.5) * dhat * hat * inv_std * inv_std;

@@ -10,6 +10,17 @@ PYBIND11_MODULE(_C, module) {
   using namespace mmnorm;
   using release = py::call_guard<py::gil_scoped_release>;
 
+  // Messages of errors without the stack of C++.
+  py::register_local_exception_translator([](std::exception_ptr thrown) {
+    try {
+      if (thrown) {
+        std::rethrow_exception(thrown);
+      }
+    } catch (const c10::Error& error) {
+      PyErr_SetString(PyExc_RuntimeError, error.what_without_backtrace());
+    }
+  });
+
   // Of the functions below, as they are called from Python; to be raised with every change.
   module.attr("INTERFACE") = 3;
   module.def("instructions", &instructions);
@@ -20,8 +31,6 @@ PYBIND11_MODULE(_C, module) {
   module.def("moments_node", &moments_node);
   module.def("affine_node", &affine_node);
 
-  py::class_<RunningStats>(module, "RunningStats")
-      .def(py::init<at::Tensor, at::Tensor, at::Tensor, Optional<double>, int64_t>());
   module.def("pool", &pool);
   module.def("group_moments", &group_moments);
   module.def("mix_statistics", &mix_statistics);

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "again.h"
+#include "checks.h"
 #include "passes.h"
 
 namespace mmnorm {
@@ -14,9 +15,10 @@ namespace {
 namespace py = pybind11;
 
 at::Tensor as_laid_out(const at::Tensor& dy, const at::Tensor& x) {
-  return dy.contiguous(x.is_contiguous() ? at::MemoryFormat::Contiguous
-                       : x.dim() == 4    ? at::MemoryFormat::ChannelsLast
-                                         : at::MemoryFormat::ChannelsLast3d);
+  const at::Tensor dense = dy.contiguous(x.is_contiguous() ? at::MemoryFormat::Contiguous
+                                         : x.dim() == 4    ? at::MemoryFormat::ChannelsLast
+                                                           : at::MemoryFormat::ChannelsLast3d);
+  return dense.is_neg() ? dense.resolve_neg() : dense;
 }
 
 // What the affine form sends to the mean, -scale * total: in double, as the mean is.
@@ -25,21 +27,22 @@ at::Tensor mean_gradient(const at::Tensor& scale, const at::Tensor& total) {
 }
 
 struct MomentsNode : torch::autograd::Function<MomentsNode> {
-  static variable_list forward(AutogradContext* context, const at::Tensor& x, py::function* again) {
+  static variable_list forward(AutogradContext* context, const at::Tensor& x, c10::intrusive_ptr<Again> again) {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     const auto [mean, var] = moments(x);
     context->set_materialize_grads(false);
     context->save_for_backward({x, mean});
-    keep(context, std::move(*again));
+    keep(context, std::move(again));
     // Without memory of their own.
     return {mean, var, at::empty({1}, x.options()).expand(x.sizes()), at::empty({1}, var.options()).expand(var.sizes())};
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const variable_list saved = context->get_saved_variables();
-    const at::Tensor &x = saved[0], &mean = saved[1];
+    const at::Tensor &x = checked_input(saved[0]), &mean = saved[1];
+    check_numbers(mean, "mean", at::kDouble, x.sizes().slice(0, 2));
     if (at::GradMode::is_enabled()) {
-      variable_list found = kept(context)(*context, {x}, {gradients[0], gradients[1]});
+      variable_list found = kept(context).again(*context, {x}, {gradients[0], gradients[1]});
       found.resize(2);
       return found;
     }
@@ -60,19 +63,20 @@ struct MomentsNode : torch::autograd::Function<MomentsNode> {
 struct AffineNode : torch::autograd::Function<AffineNode> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& mean,
                             const at::Tensor& scale, const at::Tensor& shift, const at::Tensor& dy_stand_in,
-                            const at::Tensor& scale_stand_in, py::function* again) {
+                            const at::Tensor& scale_stand_in, c10::intrusive_ptr<Again> again) {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     context->save_for_backward({x, mean, scale, shift});
-    keep(context, std::move(*again));
+    keep(context, std::move(again));
     return affine(x, mean, scale, shift);
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const variable_list saved = context->get_saved_variables();
-    const at::Tensor &x = saved[0], &mean = saved[1], &scale = saved[2];
+    const at::Tensor &x = checked_input(saved[0]), &mean = saved[1], &scale = saved[2];
+    check_floating(scale, "scale", x.sizes().slice(0, 2));
     if (at::GradMode::is_enabled()) {
-      variable_list found = kept(context)(*context, saved, gradients);
+      variable_list found = kept(context).again(*context, saved, gradients);
       found.resize(7);
       return found;
     }
@@ -87,14 +91,16 @@ struct AffineNode : torch::autograd::Function<AffineNode> {
 }  // namespace
 
 std::vector<at::Tensor> moments_node(const at::Tensor& x, py::function again) {
+  auto kept = c10::make_intrusive<Again>(std::move(again));
   const py::gil_scoped_release no_gil;
-  return MomentsNode::apply(x, &again);
+  return MomentsNode::apply(x, std::move(kept));
 }
 
 at::Tensor affine_node(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& scale, const at::Tensor& shift,
                        const at::Tensor& dy_stand_in, const at::Tensor& scale_stand_in, py::function again) {
+  auto kept = c10::make_intrusive<Again>(std::move(again));
   const py::gil_scoped_release no_gil;
-  return AffineNode::apply(x, mean, scale, shift, dy_stand_in, scale_stand_in, &again);
+  return AffineNode::apply(x, mean, scale, shift, dy_stand_in, scale_stand_in, std::move(kept));
 }
 
 }  // namespace mmnorm

@@ -12,6 +12,8 @@
 #include <cstring>
 #include <vector>
 
+#include "checks.h"
+
 namespace mmnorm {
 
 // How far the mean may be from the value that was subtracted, squared and over the variance, for the variance to be
@@ -38,7 +40,7 @@ constexpr int64_t kGrain = 1 << 14;
 
 struct Shape {
   explicit Shape(const at::Tensor& x)
-      : samples(x.size(0)),
+      : samples(checked_input(x).size(0)),
         channels(x.size(1)),
         length(x.numel() / (samples * channels)),
         // A channels_last tensor that is contiguous too is either; planes of one value are best taken as rows.
@@ -53,6 +55,22 @@ struct Shape {
   int64_t samples, channels, length;
   bool contiguous;
 };
+
+// A number for each plane of x.
+void check_planes(const at::Tensor& t, const char* name, const Shape& shape) {
+  check_floating(t, name, {shape.samples, shape.channels});
+}
+
+void check_mean(const at::Tensor& mean, const Shape& shape) {
+  check_numbers(mean, "mean", at::kDouble, {shape.samples, shape.channels});
+}
+
+// The gradient of the output, laid out as x is.
+void check_gradient(const at::Tensor& dy, const at::Tensor& x) {
+  MMNORM_EXPECT(is_dense_cpu(dy) && !dy.is_neg() && dy.scalar_type() == x.scalar_type() && dy.sizes() == x.sizes() &&
+                    (x.is_contiguous() ? dy.is_contiguous() : is_channels_last(dy)),
+                "dy", dy, "a tensor of the shape, type and memory format of x (", describe(x), ")");
+}
 
 template <typename F>
 void for_planes(const Shape& shape, const F& f) {
@@ -157,7 +175,7 @@ at::ScalarType accumulation_type(const at::Tensor& x) {
 template <typename A>
 at::Tensor as(const at::Tensor& t) {
   const auto dtype = c10::CppTypeToScalarType<A>::value;
-  return t.scalar_type() == dtype && t.is_contiguous() ? t : t.to(dtype).contiguous();
+  return t.scalar_type() == dtype && t.is_contiguous() && !t.is_neg() ? t : t.to(dtype).contiguous().resolve_neg();
 }
 
 // The means, rounded, and for each plane a call with what is lost by that.
@@ -206,6 +224,9 @@ std::tuple<at::Tensor, at::Tensor> moments(const at::Tensor& x) {
 
 at::Tensor affine(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& scale, const at::Tensor& shift) {
   const Shape shape(x);
+  check_mean(mean, shape);
+  check_planes(scale, "scale", shape);
+  check_planes(shift, "shift", shape);
   at::Tensor y = at::empty_like(x);
   MMNORM_DISPATCH(x, "mmnorm::affine", {
     const scalar_t* data = x.const_data_ptr<scalar_t>();
@@ -233,6 +254,8 @@ at::Tensor affine(const at::Tensor& x, const at::Tensor& mean, const at::Tensor&
 
 std::tuple<at::Tensor, at::Tensor> plane_sums(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& mean) {
   const Shape shape(x);
+  check_gradient(dy, x);
+  check_mean(mean, shape);
   at::Tensor total = at::empty(mean.sizes(), x.options().dtype(accumulation_type(x))), product = at::empty_like(total);
   MMNORM_DISPATCH(x, "mmnorm::plane_sums", {
     const scalar_t *gradient = dy.const_data_ptr<scalar_t>(), *data = x.const_data_ptr<scalar_t>();
@@ -271,6 +294,11 @@ std::tuple<at::Tensor, at::Tensor> plane_sums(const at::Tensor& dy, const at::Te
 at::Tensor input_gradient(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& scale,
                           const at::Tensor& slope, const at::Tensor& offset) {
   const Shape shape(x);
+  check_gradient(dy, x);
+  check_mean(mean, shape);
+  check_planes(scale, "scale", shape);
+  check_planes(slope, "slope", shape);
+  check_planes(offset, "offset", shape);
   at::Tensor dx = at::empty_like(x);
   MMNORM_DISPATCH(x, "mmnorm::input_gradient", {
     const scalar_t *gradient = dy.const_data_ptr<scalar_t>(), *data = x.const_data_ptr<scalar_t>();

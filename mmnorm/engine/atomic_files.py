@@ -5,6 +5,8 @@ from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
 
+from ..files import write_atomically
+
 
 @register_backend('atomic')
 class AtomicBackend(LocalBackend):
@@ -22,13 +24,8 @@ class AtomicBackend(LocalBackend):
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes to a file; it has all of them, or still its old content."""
         filepath = os.fspath(filepath)
-        partial = f'{filepath}.part'
         os.makedirs(os.path.dirname(filepath) or '.', exist_ok=True)
-        with open(partial, 'wb') as file:
-            file.write(obj)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, filepath)
+        write_atomically(filepath, lambda file: file.write(obj))
         while self._outdated:
             outdated = self._outdated.pop()
             if outdated != filepath and os.path.exists(outdated):

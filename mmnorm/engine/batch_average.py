@@ -9,11 +9,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from .. import ops
 from ..layers.base import PooledNorm
+from ..ops.compat import BatchNormBase, DropoutBase
 from .randomness import preserve_randomness
 
 # Dropout by other names, in mmcv, timm and torchvision.
@@ -92,7 +91,7 @@ def update_bn_stats(
         model: An mmengine model or any nn.Module, wrapped for distributed training or not.
         loader: Training batches: what ``model.data_preprocessor`` takes if it is an mmengine model; else tensors,
             tuples or lists whose first item is the input, or dicts of keyword arguments.
-        num_iters: Number of batches, in each process.
+        num_iters: Number of batches, in each process; fewer where the loader of one has fewer.
         forward: ``forward(model, batch)`` runs one batch where the default doesn't know how. ``model`` is unwrapped.
         progress: Whether to show a progress bar (in the first process, where rich is installed).
 
@@ -117,21 +116,17 @@ def update_bn_stats(
                 type(model).__name__,
             )
             return 0
-        batches = iter(loader)
-        first = next(batches, None)
-        if first is None:
-            raise ValueError('update_bn_stats got an empty loader; it takes at least one training batch')
-        batches = chain([first], batches)
-        if distributed and hasattr(loader, '__len__'):
-            # Layers that synchronize wait for the others in every batch.
-            fewest = torch.tensor(min(num_iters, len(loader)), device=next(iter(layers.values())).running_mean.device)
-            dist.all_reduce(fewest, op=dist.ReduceOp.MIN)
-            num_iters = int(fewest)
+        batches = islice(loader, num_iters)
+        if distributed:
+            batches = _in_step(batches, next(iter(layers.values())).running_mean.device)
         for module in model.modules():
-            if isinstance(module, _DropoutNd) or type(module).__name__ in _NOISE:
+            if isinstance(module, DropoutBase) or type(module).__name__ in _NOISE:
                 module.eval()
         populations = {name: _Population(layer) for name, layer in layers.items()}
-        used = _run(model, layers, populations, islice(batches, num_iters), num_iters, forward or run_batch, progress)
+        used = _run(model, layers, populations, batches, num_iters, forward or run_batch, progress)
+        if used == 0:
+            where = ' in at least one of the processes' if distributed else ''
+            raise ValueError(f'update_bn_stats got an empty loader{where}; it takes at least one training batch')
         if used < num_iters:
             logger.warning('update_bn_stats: the loader has only %d of the %d batches asked for', used, num_iters)
         if distributed:
@@ -146,6 +141,18 @@ def update_bn_stats(
             layer.running_mean.copy_(populations[name].mean)
             layer.running_var.copy_(populations[name].variance())
     return used
+
+
+def _in_step(batches: Iterable, device: torch.device) -> Iterator:
+    """As many of the batches as every process has: layers that synchronize wait for the others in each."""
+    batches = iter(batches)
+    while True:
+        batch = next(batches, None)
+        all_have_one = torch.tensor(batch is not None, dtype=torch.int32, device=device)
+        dist.all_reduce(all_have_one, op=dist.ReduceOp.MIN)
+        if not all_have_one:
+            return
+        yield batch
 
 
 def run_batch(model: nn.Module, batch: Any) -> Any:
@@ -171,7 +178,7 @@ def run_batch(model: nn.Module, batch: Any) -> Any:
 
 def _has_statistics(module: nn.Module) -> bool:
     return (
-        isinstance(module, PooledNorm | _BatchNorm)
+        isinstance(module, PooledNorm | BatchNormBase)
         and module.training
         and module.track_running_stats
         and module.running_mean is not None

@@ -1,13 +1,16 @@
 """The hook that estimates BN statistics anew whenever they are about to be used or saved."""
 
+import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.dist import get_rank
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.model import BaseAveragedModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DATA_SAMPLERS, HOOKS
+from torch import nn
 from torch.utils.data import BatchSampler, DataLoader
 
-from .batch_average import run_batch, update_bn_stats
+from .batch_average import run_batch, unwrap, update_bn_stats
 from .randomness import preserve_randomness, seed_everything
 
 # First word of a key, as in exact_resume.
@@ -23,15 +26,16 @@ class BatchAverageHook(Hook):
     its own, and the generators of random numbers go on as if nothing had happened: training sees the same data with
     and without. It does go on with the new running statistics, which only its moving average sees.
 
-    Statistics are those of the network in training, also if an EMAHook evaluates and saves an average of networks.
+    With an EMAHook there are two networks, that in training and the average of its weights, and either may be evaluated
+    and saved. Each gets the statistics that it has itself, so it takes twice the time.
 
     Args:
         num_iters: Number of batches in each process, at most one epoch of them.
         in_test: Do it before a test too, for a checkpoint that was trained without.
     """
 
-    # After the optimizer, before EMAHook and CheckpointHook.
-    priority = 'ABOVE_NORMAL'
+    # After the optimizer and EMAHook, before CheckpointHook.
+    priority = 'BELOW_NORMAL'
 
     def __init__(self, num_iters: int = 200, in_test: bool = False) -> None:
         if isinstance(num_iters, bool) or not isinstance(num_iters, int) or num_iters <= 0:
@@ -40,6 +44,8 @@ class BatchAverageHook(Hook):
         self.in_test = in_test
         # Whether the weights have changed since the last time.
         self._outdated = False
+        # Averages of weights whose buffers change places with the network's for the time of an evaluation.
+        self._swapping: list[BaseAveragedModel] = []
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """The weights are about to change."""
@@ -66,12 +72,22 @@ class BatchAverageHook(Hook):
     def before_val(self, runner) -> None:
         """Before an evaluation in the course of training."""
         self._average(runner)
+        self._let_buffers_swap(runner)
+
+    def after_val(self, runner) -> None:
+        """The networks have changed places again."""
+        self._let_buffers_be(runner)
 
     def before_test(self, runner) -> None:
         """Before a test, with the checkpoint that was loaded for it."""
         if self.in_test:
             self._outdated = True
             self._average(runner)
+        self._let_buffers_swap(runner)
+
+    def after_test(self, runner) -> None:
+        """The networks have changed places again."""
+        self._let_buffers_be(runner)
 
     def after_train(self, runner) -> None:
         """What is evaluated after training is none of the hook's business."""
@@ -85,12 +101,45 @@ class BatchAverageHook(Hook):
         if not self._outdated:
             return
         self._outdated = False
+        self._average_network(runner, runner.model)
+        source = unwrap(runner.model)
+        for average in self._averages(runner):
+            network = average.module
+            if all(
+                torch.equal(ours.to(theirs.device), theirs)
+                for ours, theirs in zip(network.parameters(), source.parameters(), strict=True)
+            ):
+                # Before its beginning, and in a test: there is nothing to average anew.
+                for ours, theirs in zip(network.buffers(), source.buffers(), strict=True):
+                    ours.copy_(theirs)
+                continue
+            # The copy was made before training began and has never heard of frozen stages and norm_eval.
+            for ours, theirs in zip(network.modules(), source.modules(), strict=True):
+                ours.training = theirs.training
+            self._average_network(runner, network, ' with the averaged weights')
+
+    def _average_network(self, runner, network: nn.Module, which: str = '') -> None:
         loader = self._build_loader(runner)
         num_iters = min(self.num_iters, len(loader))
-        runner.logger.info(f'Batch average over {num_iters} training batches')
+        runner.logger.info(f'Batch average over {num_iters} training batches{which}')
         with preserve_randomness():
             seed_everything(_BATCH_AVERAGE, runner.seed, get_rank(), runner.iter)
-            update_bn_stats(runner.model, loader, num_iters, forward=_forward_of(runner))
+            update_bn_stats(network, loader, num_iters, forward=_forward_of(runner))
+
+    @staticmethod
+    def _averages(runner) -> list[BaseAveragedModel]:
+        return [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
+
+    def _let_buffers_swap(self, runner) -> None:
+        """EMAHook evaluates the averaged weights in the network's place, but with the network's buffers by default."""
+        self._swapping = [average for average in self._averages(runner) if not average.update_buffers]
+        for average in self._swapping:
+            average.update_buffers = True
+
+    def _let_buffers_be(self, runner) -> None:
+        for average in self._swapping:
+            average.update_buffers = False
+        self._swapping = []
 
     @staticmethod
     def _build_loader(runner) -> DataLoader:

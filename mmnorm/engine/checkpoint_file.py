@@ -5,21 +5,19 @@ import os.path as osp
 import re
 import zipfile
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
-from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import Tensor
 
+from ..errors import UsageError
+from ..files import read_checkpoint
 from .checks import is_local, pretrained_settings
-from .errors import UsageError
 
 
-def check_weights(model: Mapping, path: str, source: str, resume: bool = False) -> Mapping | None:
+def check_weights(model: Mapping, path: str, source: str, resume: bool = False, trust: bool = False) -> Mapping | None:
     """Check that a checkpoint can be read, and is one of the model.
 
     mmengine loads what fits and passes over the rest, so that a checkpoint of another model would load nothing and the
@@ -30,19 +28,19 @@ def check_weights(model: Mapping, path: str, source: str, resume: bool = False) 
         path: The checkpoint; names with a scheme (https://, torchvision://) are left to mmengine.
         source: Where it was given, e.g. 'load_from'.
         resume: Whether a run is to go on from it, which takes more than weights.
+        trust: Whether it may run code; see :func:`mmnorm.files.read_checkpoint`.
 
     Returns:
         The checkpoint, its tensors left in the file; None where it is not looked into.
 
     Raises:
-        UsageError: If it is damaged, holds no weights, has none in common with the model, or can't be resumed from.
+        UsageError: If it can't be read as data, holds no weights, has none in common with the model, or can't be
+            resumed from.
     """
     if not is_local(path):
         return None
     where = f'{osp.abspath(path)} (from {source})'
-    checkpoint = _read(path, where, trusted=resume)
-    if checkpoint is None:
-        return None
+    checkpoint = read_checkpoint(path, source, trust, mmap=True)
     weights = checkpoint.get('state_dict', checkpoint)
     weights = weights if isinstance(weights, Mapping) else {}
     # As mmengine strips it.
@@ -67,7 +65,7 @@ def check_weights(model: Mapping, path: str, source: str, resume: bool = False) 
     return checkpoint
 
 
-def check_prefixes(cfg: Mapping) -> None:
+def check_prefixes(cfg: Mapping, trust: bool = False) -> None:
     """Check that ``init_cfg=dict(type='Pretrained', ...)`` looks for weights under names that its checkpoint has.
 
     A checkpoint of a whole model has ``backbone.`` before the names of the backbone's weights. Without
@@ -75,15 +73,20 @@ def check_prefixes(cfg: Mapping) -> None:
 
     Args:
         cfg: The config of the run.
+        trust: Whether the checkpoints may run code; see :func:`mmnorm.files.read_checkpoint`.
 
     Raises:
-        UsageError: If no weight of the checkpoint would be found for its prefix, or for the lack of one.
+        UsageError: If no weight of the checkpoint would be found for its prefix, or for the lack of one; if it can't be
+            read as data.
     """
     for key, init_cfg in pretrained_settings(cfg):
         path = init_cfg['checkpoint']
-        where = f'{osp.abspath(path)} (from {key}.checkpoint)'
-        checkpoint = _read(path, where, trusted=False) if is_local(path) else None
-        if checkpoint is None or not _loads_by_prefix(cfg, key):
+        source = f'{key}.checkpoint'
+        where = f'{osp.abspath(path)} (from {source})'
+        if not is_local(path):
+            continue
+        checkpoint = read_checkpoint(path, source, trust, mmap=True)
+        if not _loads_by_prefix(cfg, key):
             continue
         weights = checkpoint.get('state_dict', checkpoint)
         names = [re.sub(r'^module\.', '', name) for name in weights if isinstance(name, str)]
@@ -135,47 +138,6 @@ def latest_checkpoint(work_dir: str) -> str | None:
     checkpoints = [path for path in Path(work_dir).glob('*_*.pth') if re.fullmatch(r'(iter|epoch)_\d+', path.stem)]
     complete = [path for path in checkpoints if zipfile.is_zipfile(path)]
     return max(map(str, complete), key=lambda path: int(Path(path).stem.split('_')[1]), default=None)
-
-
-def _read(path: str, where: str, trusted: bool) -> Mapping | None:
-    remedy = 'Give one that is whole, e.g. the one saved before it.'
-    with open(path, 'rb') as file:
-        head = file.read(4)
-    if not head:
-        raise UsageError(f'checkpoint is empty: {where}. {remedy}')
-    is_zip = zipfile.is_zipfile(path)
-    if head == b'PK\x03\x04' and not is_zip:
-        # The table of contents is at the end.
-        raise UsageError(f'checkpoint is truncated: {where}, of {osp.getsize(path)} bytes, has no end. {remedy}')
-    # PyTorch's format before 1.6 is a series of pickles.
-    if not is_zip and head[:1] != b'\x80':
-        raise UsageError(f'not a checkpoint: {where} was not written by torch.save.')
-    try:
-        try:
-            checkpoint = _load(path, mmap=is_zip)
-        except UnpicklingError:
-            # It needs more than weights_only allows here; mmengine may know what to do with it. What a run of one's own
-            # has written, mmengine unpickles in any case.
-            if not trusted:
-                return None
-            checkpoint = _load(path, mmap=is_zip, weights_only=False)
-    except EOFError:
-        raise UsageError(f'checkpoint is truncated: {where}, of {osp.getsize(path)} bytes. {remedy}') from None
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UsageError(f'checkpoint cannot be read: {where}: {reason} {remedy}') from None
-    if not isinstance(checkpoint, Mapping):
-        raise UsageError(f'no weights in {where}: expected a dict, got a {type(checkpoint).__name__}.')
-    return checkpoint
-
-
-def _load(path: str, mmap: bool, weights_only: bool = True):
-    options = dict(map_location='cpu', mmap=mmap or None, weights_only=weights_only)
-    # mmengine's own checkpoints hold the history of what was logged, and numpy numbers.
-    safe_globals = getattr(torch.serialization, 'safe_globals', None)
-    allowed = getattr(mmengine_checkpoint, 'get_torch_safe_globals', None)
-    with safe_globals(allowed()) if safe_globals and allowed else nullcontext():
-        return torch.load(path, **options)
 
 
 def _shapes_of(model: Mapping) -> dict[str, tuple[int, ...]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
-from .errors import UsageError
+from ..errors import UsageError
 
 INSTALL = {
     'mmseg': "pip install onedl-mmsegmentation (or upstream's mmsegmentation)",

@@ -3,8 +3,6 @@
 import argparse
 import os
 import os.path as osp
-import sys
-from collections.abc import Callable
 from copy import deepcopy
 from urllib.error import URLError
 
@@ -15,8 +13,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..convert.configs import parse_norm, set_norm
+from ..errors import UsageError, run  # noqa: F401  the tools find run here
+from ..files import add_trust_argument
 from . import checks
-from .errors import UsageError
+from .checkpoint_loader import use_own_reader
 
 SCOPES = ('mmseg', 'mmdet', 'mmpretrain')
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -45,26 +45,21 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='NAMES',
         help='limit --norm to these parts of the model, e.g. backbone,roi_head.bbox_head',
     )
+    add_trust_argument(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     # Given by torch.distributed.launch, not by people.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run the main function of a tool; a :class:`UsageError` becomes one message on stderr and exit status 2."""
-    try:
-        main()
-    except UsageError as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
-
-
 def load_config(args: argparse.Namespace) -> tuple[Config, str]:
     """The config with the options of the command line, and the codebase (scope) it is written for.
+
+    From here on mmengine reads checkpoints as data, or with ``--trust-checkpoint`` runs them.
 
     Raises:
         UsageError: If the file, one of its bases, or the codebase is missing, or ``--norm`` does not fit.
     """
+    use_own_reader(args.trust_checkpoint)
     cfg = _read_config(args.config)
     if args.cfg_options is not None:
         try:

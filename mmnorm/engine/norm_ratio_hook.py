@@ -90,12 +90,13 @@ class NormRatioHook(Hook):
             rows = layer.importance_weights().reshape(1, -1)
         else:
             x = (args[0] if args else next(iter(kwargs.values()))).detach()
-            if x.numel() == 0:
-                return
+            # Also of an empty batch: where EN's statistics are those of all processes, the others wait for this one.
             if isinstance(layer, InstanceMetaNorm):
                 rows = torch.stack([t.mean(1) for t in layer.predicted_affine(x)], 1)
             else:
                 rows = layer.importance_ratios(x)
+            if x.numel() == 0:
+                return
         total = rows.sum(0).double().cpu()
         self._sums[name] += torch.cat([total, total.new_tensor([len(rows)])])
 

@@ -4,7 +4,7 @@ from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict
 
-from .errors import UsageError
+from ..errors import UsageError
 
 _FLIPS = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
 

@@ -12,8 +12,8 @@ from .. import ops
 from ..ops.coefficients.pool import NORMALIZERS
 from ..ops.compat import is_autocast_enabled
 from .load_summary import add_to_summary, describe
-from .pool import pool_batch_sync
 from .state_dict import AFFINE, BUFFERS, OWN_PARAMETERS, ForeignState, adopt_sibling_weights, reduce_state
+from .sync import pool_batch_sync
 
 
 def check_positive_int(name: str, value: int) -> int:
@@ -102,10 +102,17 @@ class LearnedNorm(nn.Module):
             ValueError: If the rank, the number of channels or the type is wrong.
         """
         self._check_input(x)
-        if x.numel() == 0 and not self._waits_for_others():
+        if x.numel() == 0:
             # RoI heads meet images without proposals. Adding nothing of each parameter to the output gives them zero
             # gradients rather than none, which DistributedDataParallel would wait for.
+            if self._waits_for_others():
+                # By the way of all others, forward and backward: DistributedDataParallel too has collectives, and they
+                # must come in the same order. Planes without positions would bring NaN into it, no planes do not.
+                return x.clone() + self._normalize(x[:0]).sum()
             return sum((p.sum().to(x.dtype) * 0 for p in self.parameters()), x.clone())
+        return self._normalize(x)
+
+    def _normalize(self, x: Tensor) -> Tensor:
         device = x.device.type
         if is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
@@ -267,16 +274,16 @@ class PooledNorm(LearnedNorm):
             stats = ops.RunningStats(*buffers, self.momentum, positions)
         if not self._waits_for_others():
             return ops.pool(mean, var, track=stats, **options)
-        batch_mean, batch_var, samples = pool_batch_sync(mean, var)
+        batch_mean, batch_var, count = pool_batch_sync(mean, var, positions)
         if stats is not None:
-            stats.update(batch_mean.detach()[0], batch_var.detach()[0], samples * positions)
+            ops.update_running_stats(stats, batch_mean.detach()[0], batch_var.detach()[0], count)
         return ops.pool(mean, var, batch_mean[0], batch_var[0], **options)
 
     def _waits_for_others(self) -> bool:
         return (
             self.sync
             and 'BN' in self.normalizers
-            and (self.training or not self.track_running_stats)
+            and self.training
             and dist.is_available()
             and dist.is_initialized()
             and dist.get_world_size() > 1

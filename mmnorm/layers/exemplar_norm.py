@@ -152,18 +152,22 @@ class ExemplarNorm(PooledNorm):
         r"""The ratios that the layer gives each sample, in the mode that it is in, without a trace in its statistics.
 
         Args:
-            x: Input of the layer, (N, C, \\*).
+            x: Input of the layer, (N, C, \\*). Where :attr:`sync` takes effect, every process gives its own.
 
         Returns:
-            Tensor (N, K), rows sum to 1, in the order of ``normalizers``; float32, or float64 for such input.
+            Tensor (N, K), rows sum to 1, in the order of ``normalizers``; float32, or float64 for such input. NaN where
+            ``x`` has no positions.
         """
         self._check_input(x)
         dtype = ops.accumulation_dtype(x.dtype)
-        if x.numel() == 0:
-            return torch.full((x.shape[0], len(self.normalizers)), math.nan, device=x.device, dtype=dtype)
+        planes = x if x.numel() else x[:0]
         with torch.autocast(x.device.type, enabled=False):
-            mean, var = ops.moments(x)
-            return self.ratios(mean, *self.pool(mean, var, self._positions(x), track=False)).to(dtype)
+            mean, var = ops.moments(planes)
+            # Also without any: other processes may wait for this one.
+            pooled = self.pool(mean, var, self._positions(x), track=False)
+            if x.numel() == 0:
+                return torch.full((x.shape[0], len(self.normalizers)), math.nan, device=x.device, dtype=dtype)
+            return self.ratios(mean, *pooled).to(dtype)
 
     def coefficients(self, mean: Tensor, var: Tensor, positions: int) -> tuple[Tensor, Tensor]:
         pooled = self.pool(mean, var, positions)
@@ -184,9 +188,8 @@ class ExemplarNorm(PooledNorm):
             features = ops.correlate(deviation, variance, self.conv_weight, eps=self.eps)
         else:
             features = mean.to(deviation.dtype)
-        fc1_weight, fc1_bias, fc2_weight, fc2_bias = (
-            p.to(features.dtype) for p in (self.fc1_weight, self.fc1_bias, self.fc2_weight, self.fc2_bias)
-        )
+        parameters = (self.fc1_weight, self.fc1_bias, self.fc2_weight, self.fc2_bias)
+        fc1_weight, fc1_bias, fc2_weight, fc2_bias = [p.to(features.dtype) for p in parameters]
         hidden = ACTIVATIONS[self.activation](F.linear(features, fc1_weight, fc1_bias))
         return F.linear(hidden, fc2_weight, fc2_bias).softmax(1)
 

@@ -11,7 +11,7 @@ from .base import LearnedNorm, check_batch_norm_options, check_positive_int
 from .state_dict import AFFINE, BUFFERS, OWN_PARAMETERS, ForeignState
 
 BASES = ('GN', 'LN', 'IN')
-ACTIVATIONS = {'tanh': torch.tanh, 'sigmoid': torch.sigmoid, 'relu': torch.relu, 'identity': lambda t: t}
+ACTIVATIONS = {'sigmoid': torch.sigmoid, 'tanh': torch.tanh, 'relu': torch.relu, 'identity': lambda t: t}
 
 
 class InstanceMetaNorm(LearnedNorm):
@@ -139,7 +139,7 @@ class InstanceMetaNorm(LearnedNorm):
         key_mean, key_var = ops.group_moments(mean, var, groups=self.num_features // self.key_group_size)
         dtype = key_var.dtype
         encoder = self.encoder_weight.to(dtype)
-        mean_embedding, var_embedding = (F.linear(key.to(dtype), encoder).relu() for key in (key_mean, key_var))
+        mean_embedding, var_embedding = [F.linear(key.to(dtype), encoder).relu() for key in (key_mean, key_var)]
         omega = ACTIVATIONS[self.var_activation](F.linear(var_embedding, self.var_decoder_weight.to(dtype)))
         beta = ACTIVATIONS[self.mean_activation](F.linear(mean_embedding, self.mean_decoder_weight.to(dtype)))
         return omega, beta

@@ -108,7 +108,9 @@ class SwitchableNorm(PooledNorm):
 
     def ratios(self) -> Tensor:
         """The weights of the means, then those of the variances, (2, K); each row sums to 1."""
-        return torch.stack([self.mean_weight, self.var_weight]).softmax(1)
+        logits = torch.stack([self.mean_weight, self.var_weight])
+        # In float32 at least: gradients of many planes meet in each.
+        return logits.to(ops.accumulation_dtype(logits.dtype)).softmax(1)
 
     def coefficients(self, mean: Tensor, var: Tensor, positions: int) -> tuple[Tensor, Tensor]:
         pooled = self.pool(mean, var, positions)

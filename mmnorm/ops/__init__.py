@@ -1,9 +1,18 @@
 """What the layers are made of: passes over the data, steps of the coefficients, and who runs them."""
 
 from .backend import backend_for, get_backend, set_backend
-from .coefficients import RunningStats, correlate, group_moments, mix_outputs, mix_statistics, pool, rescale
-from .passes.reference import accumulation_dtype
+from .coefficients import (
+    RunningStats,
+    correlate,
+    group_moments,
+    mix_outputs,
+    mix_statistics,
+    pool,
+    rescale,
+    update_running_stats,
+)
 from .normalize import moments, normalize
+from .passes.reference import accumulation_dtype
 
 __all__ = [
     'RunningStats',
@@ -19,4 +28,5 @@ __all__ = [
     'pool',
     'rescale',
     'set_backend',
+    'update_running_stats',
 ]

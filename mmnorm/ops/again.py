@@ -24,6 +24,8 @@ def differentiate_again(
         One for each input; None where none is needed.
     """
     with torch.enable_grad():
+        # One input may depend on another, as ratios do on the moments: each is told apart from what it comes from.
+        inputs = [None if t is None else t.view_as(t) for t in inputs]
         outputs = function(*inputs)
     outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
     pairs = [(y, dy) for y, dy in zip(outputs, gradients, strict=True) if dy is not None and y.requires_grad]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import nodes
-from .compat import is_transformed
+from .compat import is_compiling, is_forward_ad, is_transformed
 from .passes import native, reference
 from .passes.composed import ComposedPasses
 
@@ -154,8 +154,10 @@ def _is_plain(x: Tensor) -> bool:
     """Whether kernels may be called by themselves: eager mode, real memory, no transform, no subclass, not empty."""
     return (
         type(x) in (Tensor, nn.Parameter)
-        and not torch.compiler.is_compiling()
+        and not is_compiling()
         and not x.is_meta
         and x.numel() > 0
         and not is_transformed()
+        and not is_forward_ad()
+        and not torch.jit.is_tracing()
     )

@@ -1,23 +1,88 @@
-"""What older versions of PyTorch lack or call otherwise. mmnorm runs from 2.1 on; graphs want 2.7."""
+"""Where versions of PyTorch differ, and the private names of PyTorch that are needed, each with its guard.
+
+Nothing else in mmnorm asks for a version of PyTorch or names anything private of it. What each function decides is
+tested in tests/ops/test_compat.py, on every version that docs/installation.md lists.
+"""
 
 import torch
 from torch.autograd import forward_ad
 
+# The bases of the norms and of dropout, by which OpenMMLab tells them. They have no public name, and have had this one
+# since before 2.1.
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
+from torch.nn.modules.dropout import _DropoutNd as DropoutBase
+from torch.nn.modules.instancenorm import _InstanceNorm as InstanceNormBase
 
-def is_autocast_enabled(device_type: str) -> bool:
-    """Whether autocast is on for a type of device; False for those that have none, such as meta."""
+__all__ = [
+    'HAS_FLOAT16_NORMS',
+    'BatchNormBase',
+    'DropoutBase',
+    'InstanceNormBase',
+    'is_autocast_enabled',
+    'is_compiling',
+    'is_forward_ad',
+    'is_transformed',
+]
+
+
+def _has_float16_norms() -> bool:
+    x, one = torch.zeros(1, 1, 1, dtype=torch.float16), torch.ones(1)
     try:
-        return torch.is_autocast_enabled(device_type)
-    except (RuntimeError, TypeError):
-        # Until 2.4 it takes no device and means CUDA; and it refuses devices without autocast.
-        enabled = {'cuda': torch.is_autocast_enabled, 'cpu': torch.is_autocast_cpu_enabled}.get(device_type, bool)
-        return enabled()
+        torch.nn.functional.batch_norm(x, one, one)
+        torch.ops.aten.native_group_norm_backward(x, x, one[None], one[None], one, 1, 1, 1, 1, [False, True, True])
+    except RuntimeError:
+        return False
+    return True
+
+
+# Whether the kernels of PyTorch's norms take float16 on the CPU, with statistics in float32.
+HAS_FLOAT16_NORMS = _has_float16_norms()
+
+
+# Whether torch.compile or torch.export traces. Before there is a public name, the compiler puts True in the place of
+# this call.
+is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._utils.is_compiling
+
+
+# The innermost transform of torch.func, None outside of all; under its first name until 2.1.
+_functorch = getattr(torch._C, '_functorch', None)
+_innermost = getattr(_functorch, 'maybe_current_level', None) or getattr(_functorch, 'peek_interpreter_stack', None)
 
 
 def is_transformed() -> bool:
-    """Whether tensors are traced or transformed: by torch.jit.trace, torch.func, or forward-mode differentiation."""
-    return (
-        torch._C._functorch.maybe_current_level() is not None
-        or forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
-    )
+    """Whether a transform of torch.func (grad, vmap, jvp, ...) is under way.
+
+    Where PyTorch no longer says so, False: its nodes with a backward of their own then refuse transforms in words.
+    """
+    return _innermost is not None and _innermost() is not None
+
+
+def is_forward_ad() -> bool:
+    """Whether forward-mode differentiation is under way; where PyTorch no longer says so, as :func:`is_transformed`."""
+    return getattr(forward_ad, '_current_level', -1) >= 0
+
+
+def _takes_device_type() -> bool:
+    try:
+        torch.is_autocast_enabled('cpu')
+    except TypeError:
+        return False
+    return True
+
+
+if _takes_device_type():
+
+    def is_autocast_enabled(device_type: str) -> bool:
+        """Whether autocast is on for a type of device; False for those that have none, such as meta."""
+        try:
+            return torch.is_autocast_enabled(device_type)
+        except RuntimeError:
+            return False
+
+else:
+
+    def is_autocast_enabled(device_type: str) -> bool:
+        """Whether autocast is on for a type of device. Until 2.3 there is a function for each, here CPU and CUDA."""
+        if device_type == 'cpu':
+            return torch.is_autocast_cpu_enabled()
+        return device_type == 'cuda' and torch.is_autocast_enabled()

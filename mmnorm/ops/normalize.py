@@ -25,8 +25,9 @@ def normalize(x: Tensor, coefficients: Callable[[Tensor, Tensor, int], tuple[Ten
     if implementation is not backend.REFERENCE:
         x = _dense(x)
     mean, var, state = implementation.moments(x)
-    scale, shift = coefficients(mean, var, math.prod(x.shape[2:]))
-    return implementation.affine(x, mean, scale.expand_as(mean), shift.expand_as(mean), state)
+    coefficients_of_planes = coefficients(mean, var, math.prod(x.shape[2:]))
+    scale, shift = [t if t.shape == mean.shape else t.expand_as(mean) for t in coefficients_of_planes]
+    return implementation.affine(x, mean, scale, shift, state)
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from mmnorm.analysis.costs import Cost
 from mmnorm.analysis.norm_flops import norm_flops
 from mmnorm.analysis.norm_variants import parse_variant, with_norm
 from mmnorm.convert.sources import kind_of
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 
 NORMS = ('BN', 'GN', 'IN', 'LN', 'SN', 'EN', 'ILM')
 SHAPE = (2, 4, 3, 3)  # 8 planes, 72 values

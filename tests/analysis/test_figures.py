@@ -17,7 +17,7 @@ from mmnorm.analysis.histogram import StreamingHistogram
 from mmnorm.analysis.history import Curve, History, history_of
 from mmnorm.analysis.record_file import LayerRecord, Record
 from mmnorm.analysis.report import write_report
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 
 RESNET50 = [
     'backbone.bn1',

@@ -7,7 +7,7 @@ from torch import nn
 
 import mmnorm
 from mmnorm.analysis import load_record, record, save_record
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 
 
 def recorded():

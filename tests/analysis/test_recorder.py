@@ -16,7 +16,7 @@ from torchvision.models import resnet18
 
 import mmnorm
 from mmnorm.analysis import load_record, record, save_record
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 
 
 def network(layer):

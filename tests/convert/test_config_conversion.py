@@ -16,7 +16,7 @@ from torch import nn
 
 import mmnorm
 from mmnorm.convert.configs import NORMS, parse_norm, set_norm
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 from mmnorm.layers.base import LearnedNorm
 
 BACKBONE = dict(

@@ -1,6 +1,8 @@
 """Checkpoints that are damaged, foreign or incomplete are refused with a reason; whole ones are written, or none."""
 
+import io
 import os
+import tarfile
 from collections import OrderedDict
 
 import mmseg.models  # noqa: F401  registers its backbones
@@ -14,7 +16,7 @@ from mmengine.registry import MODELS, DefaultScope
 import mmnorm
 from mmnorm.engine.checkpoint_file import check_prefixes, check_weights, latest_checkpoint
 from mmnorm.engine.defaults import add_training_defaults
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 
 
 @MODELS.register_module(name='CheckpointTestNet')
@@ -60,16 +62,30 @@ def saved(content, path, **kwargs):
 @pytest.mark.parametrize('part', [0.02, 0.5, 0.999])
 def test_truncated(refusal, tmp_path, part, legacy):
     whole = saved(full(), tmp_path / 'whole.pth', _use_new_zipfile_serialization=not legacy)
-    message = refusal(whole[: int(part * len(whole))])
-    assert 'checkpoint is truncated' in message or (legacy and 'cannot be read' in message)
+    assert 'checkpoint is truncated' in refusal(whole[: int(part * len(whole))])
 
 
 def test_no_checkpoint_at_all(refusal):
     assert 'checkpoint is empty' in refusal(b'')
     assert 'was not written by torch.save' in refusal(b'<html>404</html>')
     assert 'expected a dict, got a list' in refusal([torch.zeros(1)])
+    assert 'before PyTorch 0.2 (tar)' in refusal(tar())
     assert 'no weights in' in refusal(dict(meta=dict(epoch=1)))
     assert 'it has meta, state_dict' in refusal(dict(meta={}, state_dict={}))
+
+
+def tar():
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode='w') as archive:
+        archive.addfile(tarfile.TarInfo('\x80storages'))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize('resume', [False, True])
+def test_more_than_data(refusal, resume):
+    message = refusal(full(extra=Net()), resume)
+    assert '(from load_from) is not read: it holds more than data, namely test_checkpoint_file.Net,' in message
+    assert 'give --trust-checkpoint' in message
 
 
 def test_foreign(refusal):
@@ -106,10 +122,8 @@ def test_accepted(tmp_path):
         assert check_weights(MODEL, str(path), 'load_from') is not None
     torch.save(full(), path, _use_new_zipfile_serialization=False)
     assert check_weights(MODEL, str(path), 'load_from', resume=True)['meta']['seed'] == 3
-    # It takes more than weights_only, so it is left to mmengine, but for a run's own.
     torch.save(full(extra=Net()), path)
-    assert check_weights(MODEL, str(path), 'load_from') is None
-    assert check_weights(MODEL, str(path), '--resume', resume=True)['meta']['seed'] == 3
+    assert check_weights(MODEL, str(path), '--resume', resume=True, trust=True)['meta']['seed'] == 3
     assert check_weights(MODEL, 'https://nowhere/c.pth', 'load_from') is None
     # A model that can't be built just for that.
     torch.save(full(), path)

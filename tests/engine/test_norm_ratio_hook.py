@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 
 import mmnorm
 from mmnorm.analysis.history import read_history
-from mmnorm.engine.errors import UsageError
 from mmnorm.engine.norm_ratio_hook import _sum_over_processes
+from mmnorm.errors import UsageError
 
 
 class Points(Dataset):

@@ -3,8 +3,8 @@
 import pytest
 from mmengine.config import Config
 
-from mmnorm.engine.errors import UsageError
 from mmnorm.engine.tta import enable_tta
+from mmnorm.errors import UsageError
 
 
 def detector(**extra):

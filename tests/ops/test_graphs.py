@@ -72,13 +72,13 @@ def test_compiled_training(norm, backend):
 
 
 @pytest.mark.parametrize('name', LAYERS)
-def test_compiled_graph_holds_the_operators(name):
-    """The passes stay what they are, rather than being taken apart."""
+def test_compiled_graph_holds_plain_operators(name):
+    """The compiler sees all that there is, and fuses it with what comes before and after."""
     torch._dynamo.reset()
     targets = []
 
     def compiler(graph, inputs):
-        targets.extend(str(node.target) for node in graph.graph.nodes)
+        targets.extend(str(node.target) for node in graph.graph.nodes if node.op == 'call_function')
         return make_boxed_func(graph.forward)
 
     model = LAYERS[name](16)
@@ -86,8 +86,8 @@ def test_compiled_graph_holds_the_operators(name):
     y = torch.compile(model, fullgraph=True, backend=aot_autograd(fw_compiler=compiler))(x)
     y.sum().backward()
     assert y.is_contiguous(memory_format=torch.channels_last)
-    for operator in ('moments', 'affine', 'plane_sums', 'input_gradient'):
-        assert targets.count(f'mmnorm.{operator}.default') == 1, targets
+    assert len(targets) > 20
+    assert {target.split('.')[0] for target in targets} <= {'aten', '<built-in function getitem>', 'prims'}, targets
 
 
 @pytest.fixture(params=LAYERS)

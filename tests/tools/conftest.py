@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mmnorm.errors import run as run_main
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -51,7 +53,7 @@ def refuse(capsys, monkeypatch):
         monkeypatch.chdir(ROOT)
         monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
-            module.launch.run(module.main)
+            run_main(module.main)
         assert stopped.value.code == 2
         message = capsys.readouterr().err
         assert message.startswith('error: ')

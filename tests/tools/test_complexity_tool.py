@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 CIFAR = 'configs/cifar/resnet20_bn_cifar10.py'

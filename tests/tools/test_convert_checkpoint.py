@@ -11,7 +11,6 @@ from mmengine.logging import MessageHub
 from torch import nn
 
 import mmnorm
-from mmnorm.convert import checkpoint_files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,10 +25,10 @@ def convert(capsys, monkeypatch):
     def run(*arguments, status=0):
         monkeypatch.setattr(sys, 'argv', ['convert_checkpoint.py', *map(str, arguments)])
         if status == 0:
-            module.launch.run(module.main)
+            module.run(module.main)
             return capsys.readouterr().out
         with pytest.raises(SystemExit) as stopped:
-            module.launch.run(module.main)
+            module.run(module.main)
         assert stopped.value.code == status
         message = capsys.readouterr().err
         assert message.startswith('error: ')
@@ -130,7 +129,7 @@ def test_a_write_that_fails_leaves_the_old_file(source, tmp_path, convert, monke
         file.write(b'half of it')
         raise OSError('No space left on device')
 
-    monkeypatch.setattr(checkpoint_files.torch, 'save', save)
+    monkeypatch.setattr(torch, 'save', save)
     assert 'No space left' in convert(source, out, '--codebase', 'mmpretrain', '--force', status=2)
     assert out.read_text() == 'mine'
     assert sorted(path.name for path in tmp_path.iterdir()) == ['out.pth', 'source.pth']
@@ -148,16 +147,19 @@ def truncated_legacy(path):
 
 BROKEN = {
     'missing': (lambda path: None, 'not found'),
-    'truncated': (truncated, 'truncated, or no PyTorch checkpoint'),
-    'truncated legacy': (truncated_legacy, 'truncated, or no PyTorch checkpoint'),
-    'text': (lambda path: path.write_text('<html>Sign in</html>'), 'truncated, or no PyTorch checkpoint'),
-    'empty': (lambda path: path.touch(), 'truncated, or no PyTorch checkpoint'),
+    'truncated': (truncated, 'checkpoint is truncated'),
+    'truncated legacy': (truncated_legacy, 'checkpoint is truncated'),
+    'text': (lambda path: path.write_text('<html>Sign in</html>'), 'was not written by torch.save'),
+    'empty': (lambda path: path.touch(), 'checkpoint is empty'),
     'pickled objects': (
         lambda path: torch.save({'state_dict': published(), 'args': argparse.Namespace(lr=1)}, path),
-        'more than tensors (argparse.Namespace)',
+        'more than data, namely argparse.Namespace',
     ),
-    'a whole model': (lambda path: torch.save(Net(nn.BatchNorm2d(8)), path), 'more than tensors ('),
-    'a tensor': (lambda path: torch.save(torch.ones(3), path), 'holds a Tensor'),
+    'a whole model': (
+        lambda path: torch.save(Net(nn.BatchNorm2d(8)), path),
+        'more than data, namely test_convert_checkpoint.Net',
+    ),
+    'a tensor': (lambda path: torch.save(torch.ones(3), path), 'expected a dict, got a Tensor'),
     'no weights': (lambda path: torch.save({'epoch': 3}, path), "'epoch' is a int"),
     'nothing': (lambda path: torch.save({'state_dict': {}}, path), 'it is empty'),
     'another network': (lambda path: torch.save(Net(nn.BatchNorm2d(8)).state_dict(), path), 'no SN'),

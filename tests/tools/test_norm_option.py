@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 
 from mmnorm import ExemplarNorm2d, SwitchableNorm2d
 from mmnorm.engine import launch
-from mmnorm.engine.errors import UsageError
+from mmnorm.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = 'configs/demo/deeplab_bn_r18_digits.py'
@@ -82,7 +82,7 @@ def test_plain_sync_bn_trains_on_the_cpu(digits, main, tmp_path):
 
 def load(config, norm=None, scope=None, cfg_options=None, **more):
     arguments = dict(config=config, norm=norm, norm_scope=scope, cfg_options=cfg_options, work_dir='unused')
-    return launch.load_config(Namespace(**arguments, launcher='none', local_rank=0, **more))[0]
+    return launch.load_config(Namespace(**arguments, launcher='none', local_rank=0, trust_checkpoint=False, **more))[0]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ...engine.errors import UsageError
+from ...errors import UsageError
 from ..histogram import quantiles
 from ..record_file import LayerRecord, Record
 from .style import SERIES, layer_axis, new_figure, paper_style

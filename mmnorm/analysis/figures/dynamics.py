@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ...engine.errors import UsageError
+from ...errors import UsageError
 from ..history import Curve, History
 from .ratios import some_layers
 from .style import COLORS, MARKERS, SERIES, new_figure, paper_style, short_name

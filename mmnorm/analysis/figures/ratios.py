@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ...engine.errors import UsageError
+from ...errors import UsageError
 from ..record_file import LayerRecord, Record
 from .style import (
     COLORS,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ...engine.errors import UsageError
+from ...errors import UsageError
 from ..layers import stage_of
 from ..record_file import LayerRecord
 

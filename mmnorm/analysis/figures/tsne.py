@@ -5,7 +5,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ...engine.errors import UsageError
+from ...errors import UsageError
 from ..record_file import Record
 from .ratios import class_label
 from .style import SERIES, WIDTH, new_figure, paper_style

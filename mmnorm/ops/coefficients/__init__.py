@@ -4,7 +4,16 @@ Each is one function, written with plain operators: that is its formula, and wha
 graphs, under transforms, and for gradients of gradients. Where a backend has a kernel of the same name, that runs.
 """
 
-from .pool import RunningStats, group_moments, pool
 from .mixing import correlate, mix_outputs, mix_statistics, rescale
+from .pool import RunningStats, group_moments, pool, update_running_stats
 
-__all__ = ['RunningStats', 'correlate', 'group_moments', 'mix_outputs', 'mix_statistics', 'pool', 'rescale']
+__all__ = [
+    'RunningStats',
+    'correlate',
+    'group_moments',
+    'mix_outputs',
+    'mix_statistics',
+    'pool',
+    'rescale',
+    'update_running_stats',
+]

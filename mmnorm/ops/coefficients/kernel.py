@@ -7,26 +7,26 @@ from .. import backend
 from ..again import differentiate_again
 
 
-def with_kernels(step: Callable) -> Callable:
+def with_kernels(*, once: tuple[str, ...] = ()) -> Callable:
     """Let a backend's kernel do a step of the coefficients, where it has one of that name for these tensors.
 
+    The step computes it by plain operators. Its positional arguments are tensors, or None; its options, which are given
+    by keyword, are none. The kernel has the same arguments, and before them what gradients of gradients need: see
+    :func:`.again.differentiate_again`, without its ``function``.
+
     Args:
-        step: Computes it by plain operators. Its positional arguments are tensors, or None; its options, which are
-            given by keyword, are none.
-
-    Returns:
-        A function with the same arguments. The kernel is given the tensors, the options, and for gradients of
-        gradients a function as :class:`mmnorm._C.Again` takes it.
+        once: Options with side effects, which gradients of gradients do without.
     """
-    name = step.__name__
 
-    @wraps(step)
-    def run(*tensors, **options):
-        kernel = backend.kernel(name, tensors[0])
-        if kernel is None:
-            return step(*tensors, **options)
-        # Gradients of gradients repeat the formula, but not what it leaves behind.
-        formula = partial(step, **{key: value for key, value in options.items() if key != 'track'})
-        return kernel(partial(differentiate_again, formula), *tensors, **options)
+    def decorate(step: Callable) -> Callable:
+        @wraps(step)
+        def run(*tensors, **options):
+            kernel = backend.kernel(step.__name__, tensors[0])
+            if kernel is None:
+                return step(*tensors, **options)
+            pure = {name: value for name, value in options.items() if name not in once} if once else options
+            return kernel(partial(differentiate_again, partial(step, **pure)), *tensors, **options)
 
-    return run
+        return run
+
+    return decorate

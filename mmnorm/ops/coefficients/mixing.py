@@ -4,13 +4,12 @@ Of each normalizer k they take the deviation :math:`d_k = \bar x - \mu_k` of the
 variance :math:`v_k`, as :func:`.pool` gives them, and return the two numbers of ``y = scale * (x - mean) + shift``.
 """
 
-import torch
 from torch import Tensor
 
 from .kernel import with_kernels
 
 
-@with_kernels
+@with_kernels()
 def mix_statistics(
     deviation: Tensor,
     variance: Tensor,
@@ -45,7 +44,7 @@ def mix_statistics(
     return scale, shift if bias is None else shift + bias.to(shift.dtype)
 
 
-@with_kernels
+@with_kernels()
 def mix_outputs(
     deviation: Tensor,
     variance: Tensor,
@@ -80,7 +79,7 @@ def mix_outputs(
     return scale, shift if bias is None else shift + bias.to(shift.dtype).reshape(-1, deviation.shape[2]).sum(0)
 
 
-@with_kernels
+@with_kernels()
 def correlate(deviation: Tensor, variance: Tensor, conv_weight: Tensor | None, *, eps: float) -> Tensor:
     r"""Pairwise correlations of the normalized means (EN paper, Section 3.3), what EN's ratios are made from.
 
@@ -102,7 +101,7 @@ def correlate(deviation: Tensor, variance: Tensor, conv_weight: Tensor | None, *
     return (z @ z.transpose(1, 2)).flatten(1)
 
 
-@with_kernels
+@with_kernels()
 def rescale(
     deviation: Tensor,
     variance: Tensor,
@@ -132,7 +131,7 @@ def rescale(
         Scale and shift, (N, C).
     """
     size = deviation.shape[2] // omega.shape[1]
-    omega, beta = (t.to(deviation.dtype).repeat_interleave(size, 1) for t in (omega, beta))
+    omega, beta = [t.to(deviation.dtype).repeat_interleave(size, 1) for t in (omega, beta)]
     omega = omega + (1 if weight is None else weight.to(omega.dtype))
     scale = omega * (variance[0] + eps).rsqrt()
     shift = scale * deviation[0] + beta

@@ -20,9 +20,8 @@ def pool(
     track: RunningStats | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See :func:`.pool.pool`."""
-    module = native.load()
-    stats = None if track is None else module.RunningStats(*track)
-    return module.pool(mean, var, batch_mean, batch_var, normalizers, num_groups, stats, again)
+    stats = track or (None, None, None, None, 0)
+    return native.load().pool(mean, var, batch_mean, batch_var, normalizers, num_groups, *stats, again)
 
 
 def _step(name: str) -> Callable:

@@ -33,29 +33,32 @@ class RunningStats(NamedTuple):
     momentum: float | None
     positions: int
 
-    @torch.no_grad()
-    def update(self, mean: Tensor, var: Tensor, values: int | Tensor) -> None:
-        """Move them towards the moments of a batch.
 
-        Args:
-            mean: Mean of each channel, (C,).
-            var: Biased variance of each channel, (C,).
-            values: Number of values a channel; 0 leaves everything as it is.
-        """
-        if isinstance(values, int):
-            values = torch.tensor(values, device=self.num_batches.device)
-        seen = values > 0
-        self.num_batches.add_(seen)
-        factor = 1 / self.num_batches.clamp(min=1) if self.momentum is None else self.momentum
-        factor = seen * factor
-        # As nn.BatchNorm: normalized by the biased variance, tracked as the unbiased one. A single value has no unbiased
-        # variance; nn.BatchNorm raises there, here it counts as variance 0.
-        unbiased = var * (values / (values - 1).clamp(min=1))
-        for running, new in ((self.mean, mean), (self.var, unbiased)):
-            running.lerp_(new.to(running.dtype), factor.to(running.dtype))
+@torch.no_grad()
+def update_running_stats(stats: RunningStats, mean: Tensor, var: Tensor, values: int | Tensor) -> None:
+    """Move running statistics towards the moments of a batch.
+
+    Args:
+        stats: The running statistics.
+        mean: Mean of each channel, (C,).
+        var: Biased variance of each channel, (C,).
+        values: Number of values a channel; 0 leaves everything as it is.
+    """
+    # All in tensors: how many values there were in all processes is known to the device alone, and asking it would make
+    # the program wait, and torch.compile end its graph.
+    values = values if isinstance(values, Tensor) else mean.new_full((), values)
+    seen = values.clamp(max=1)
+    stats.num_batches.add_(seen.to(stats.num_batches.dtype))
+    batches = stats.num_batches.clamp(min=1).to(mean.dtype)
+    factor = seen / batches if stats.momentum is None else seen * stats.momentum
+    # As nn.BatchNorm: normalized by the biased variance, tracked as the unbiased one. A single value has no unbiased
+    # variance; nn.BatchNorm raises there, here it counts as variance 0.
+    unbiased = var * (values / (values - 1).clamp(min=1))
+    for running, batch in ((stats.mean, mean), (stats.var, unbiased)):
+        running.lerp_(batch.to(running.dtype), factor.to(running.dtype))
 
 
-@with_kernels
+@with_kernels(once=('track',))
 def pool(
     mean: Tensor,
     var: Tensor,
@@ -88,18 +91,19 @@ def pool(
         elif normalizer == 'BN':
             pooled, pooled_var = pool_over(mean, var, 0) if batch_mean is None else (batch_mean, batch_var)
             if track is not None:
-                track.update(pooled.detach().flatten(), pooled_var.detach().flatten(), mean.shape[0] * track.positions)
+                values = mean.shape[0] * track.positions
+                update_running_stats(track, pooled.detach().flatten(), pooled_var.detach().flatten(), values)
             deviation = mean - pooled
         else:
             groups = 1 if normalizer == 'LN' else num_groups
-            pooled, pooled_var = (t.repeat_interleave(mean.shape[1] // groups, 1) for t in _grouped(mean, var, groups))
+            pooled, pooled_var = [t.repeat_interleave(mean.shape[1] // groups, 1) for t in _grouped(mean, var, groups)]
             deviation = mean - pooled
         deviations.append(deviation)
         variances.append(pooled_var.to(mean.dtype).expand_as(mean))
     return torch.stack(deviations), torch.stack(variances)
 
 
-@with_kernels
+@with_kernels()
 def group_moments(mean: Tensor, var: Tensor, *, groups: int) -> tuple[Tensor, Tensor]:
     """Moments of groups of neighbouring channels.
 

@@ -9,7 +9,7 @@ Those kernels write ``scale * x + offset``, or sum ``dy * x`` before the mean is
 nn.BatchNorm2d unless \|mean\| >> std. Planes like that are rare; where there is one, the mean is subtracted first, in
 a temporary small enough for the cache.
 
-Devices without such kernels take the reference's operators, pass by pass.
+Devices without such kernels, and types that PyTorch's do not know, take the reference's operators, pass by pass.
 """
 
 import math
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ..compat import HAS_FLOAT16_NORMS
 from . import reference
 from .reference import accumulation_dtype, coefficient_dtype
 
@@ -54,7 +55,7 @@ class ComposedPasses:
 
     def affine(self, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """See :func:`.reference.affine`."""
-        if not x.is_cpu:
+        if not _has_kernels(x):
             return reference.affine(x, mean, scale, shift)
         center = mean.to(accumulation_dtype(x.dtype))
         shift = shift + scale * (center - mean)
@@ -65,7 +66,7 @@ class ComposedPasses:
 
     def plane_sums(self, dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """See :func:`.reference.plane_sums`."""
-        if not x.is_cpu or (not x.is_contiguous() and _sample_bytes(x) < SAMPLE_BYTES):
+        if not _has_kernels(x) or (not x.is_contiguous() and _sample_bytes(x) < SAMPLE_BYTES):
             return reference.plane_sums(dy, x, mean)
         center = mean.to(accumulation_dtype(x.dtype))
         if x.is_contiguous():
@@ -78,7 +79,7 @@ class ComposedPasses:
         self, dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor
     ) -> Tensor:
         """See :func:`.reference.input_gradient`."""
-        if not x.is_cpu:
+        if not _has_kernels(x):
             return reference.input_gradient(dy, x, mean, scale, slope, offset)
         dtype = accumulation_dtype(x.dtype)
         # Zero is as good a center, and saves the subtraction.
@@ -92,13 +93,19 @@ class ComposedPasses:
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor, bool]:
     """Mean and variance of each plane, and whether any has a large offset."""
-    if not x.is_cpu or (not x.is_contiguous() and _sample_bytes(x) < SAMPLE_BYTES):
+    if not _has_kernels(x):
+        return *reference.moments(x), False
+    if not x.is_contiguous() and _sample_bytes(x) < SAMPLE_BYTES:
         mean, var = reference.moments(x)
-        return mean, var, x.is_cpu and _has_large_offset(mean, var, x.dtype)
+        return mean, var, _has_large_offset(mean, var, x.dtype)
     if x.shape[2:].numel() == 1:
         mean = x.reshape(x.shape[:2]).to(accumulation_dtype(x.dtype))
         return mean, torch.zeros_like(mean), False
     return _moments_contiguous(x) if x.is_contiguous() else _moments_channels_last(x)
+
+
+def _has_kernels(x: Tensor) -> bool:
+    return x.is_cpu and (HAS_FLOAT16_NORMS or x.dtype != torch.float16)
 
 
 def _has_large_offset(mean: Tensor, var: Tensor, dtype: torch.dtype) -> bool:

@@ -34,7 +34,6 @@ def _load() -> ModuleType | None:
     return module
 
 
-
 @cache
 def load() -> ModuleType | None:
     """The compiled module; None where there is none for this PyTorch. What is wrong with it is said once."""

@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 import mmnorm
 from mmnorm import ops
-from mmnorm.ops import fused
+from mmnorm.ops import backend as backends
+from mmnorm.ops.passes import native
 
 LAYERS = {
     'SN': mmnorm.SwitchableNorm2d,
@@ -42,25 +43,24 @@ def backend():
     ops.set_backend(before)
 
 
-def autograd_coefficients(layer):
-    """The layer without its closed form, so that autograd goes through the coefficients."""
-    layer = copy.deepcopy(layer)
-    layer.closed_form = lambda *args: None
-    return layer
+@pytest.fixture
+def plain_coefficients(monkeypatch):
+    """A function after which the coefficients have no kernels, until the test ends."""
+    return lambda: monkeypatch.setattr(backends, 'kernel', lambda name, mean: None)
 
 
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
-def test_every_path_gives_the_reference(layer, training, memory_format, backend):
+def test_every_path_gives_the_reference(layer, training, memory_format, backend, plain_coefficients):
     layer.train(training)
     x = torch.randn(3, 8, 5, 7, dtype=torch.float64).to(memory_format=memory_format) + 0.3
     results, buffers = [], []
-    paths = [('reference', layer), ('composed', layer), ('composed', autograd_coefficients(layer))]
-    if fused.backend.has_native():
-        paths += [('native', layer), ('native', autograd_coefficients(layer))]
-    for name, path in paths:
-        backend(name)
-        path = copy.deepcopy(path)
+    paths = ['reference', 'composed', *(['native', 'native, plain'] if backends.has_native() else [])]
+    for name in paths:
+        if name == 'native, plain':
+            plain_coefficients()
+        backend(name.removesuffix(', plain'))
+        path = copy.deepcopy(layer)
         results.append(outputs_and_gradients(path, path, x))
         buffers.append(dict(path.named_buffers()))
         assert results[-1]['output'].stride() == x.stride()
@@ -88,17 +88,37 @@ def test_only_what_is_asked_for_gets_gradients(layer, frozen):
         assert mine.grad is None or torch.allclose(mine.grad, theirs.grad, rtol=1e-9, atol=1e-12)
 
 
-def test_gradients_of_gradients(layer):
+@pytest.mark.parametrize('path', ['composed', 'native'])
+def test_gradients_that_can_be_differentiated_are_the_same(layer, path, backend):
+    if path == 'native' and not backends.has_native():
+        pytest.skip('mmnorm._C is not compiled')
+    backend(path)
+    x = torch.randn(3, 8, 4, 5, dtype=torch.float64, requires_grad=True)
+    wanted = [x, *layer.parameters()]
+    y = layer(x)
+    dy = torch.randn_like(y)
+    once = torch.autograd.grad(y, wanted, dy, retain_graph=True)
+    again = torch.autograd.grad(y, wanted, dy, create_graph=True)
+    for first, second in zip(once, again, strict=True):
+        torch.testing.assert_close(second, first, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize('path', ['composed', 'native', 'native, plain'])
+def test_gradients_of_gradients(layer, path, backend, plain_coefficients):
+    if path != 'composed' and not backends.has_native():
+        pytest.skip('mmnorm._C is not compiled')
+    backend(path.removesuffix(', plain'))
+    if path == 'native, plain':
+        plain_coefficients()
     x = torch.randn(2, 8, 2, 3, dtype=torch.float64, requires_grad=True)
-    for path in (layer, autograd_coefficients(layer)):
-        # Statistics would differ from one evaluation to the next, were they used.
-        path.train()
-        names = [name for name, _ in path.named_parameters()]
+    # Statistics would differ from one evaluation to the next, were they used.
+    layer.train()
+    names = [name for name, _ in layer.named_parameters()]
 
-        def run(x, *parameters, path=path, names=names):
-            return torch.func.functional_call(path, dict(zip(names, parameters, strict=True)), (x,))
+    def run(x, *parameters):
+        return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (x,))
 
-        assert torch.autograd.gradgradcheck(run, (x, *path.parameters()), atol=1e-4, rtol=1e-3, fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, (x, *layer.parameters()), atol=1e-4, rtol=1e-3, fast_mode=True)
 
 
 def test_second_order_leaves_statistics_alone():
@@ -152,14 +172,27 @@ def test_in_place_relu_may_follow(layer):
     assert y.data_ptr() != x.data_ptr()
 
 
-@pytest.mark.parametrize('changed', ['input', 'parameter'])
-def test_what_is_kept_must_not_change(layer, changed):
+def test_what_is_kept_must_not_change(layer):
+    """Whatever changes in place before the backward: an error, or the gradients as if it had not."""
     x = torch.randn(2, 8, 4, 4, dtype=torch.float64, requires_grad=True)
-    y = layer(x)
-    with torch.no_grad():
-        (x if changed == 'input' else list(layer.parameters())[-1]).add_(1)
-    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
-        y.sum().backward()
+    wanted = [x, *layer.parameters()]
+    expected = torch.autograd.grad(layer.train(False)(x).square().sum(), wanted)
+    for changed in (*wanted, *layer.buffers()):
+        y = layer(x)
+        before = changed.detach().clone()
+        with torch.no_grad():
+            changed.add_(1)
+        gradients, refusal = None, ''
+        try:
+            gradients = torch.autograd.grad(y.square().sum(), wanted)
+        except RuntimeError as error:
+            refusal = str(error)
+        assert 'modified by an inplace operation' in refusal if gradients is None else changed is not x
+        if gradients is not None:
+            for gradient, exact in zip(gradients, expected, strict=True):
+                torch.testing.assert_close(gradient, exact, rtol=1e-10, atol=1e-10)
+        with torch.no_grad():
+            changed.copy_(before)
 
 
 def test_backward_twice(layer):
@@ -191,12 +224,14 @@ def test_gradients_where_they_are_needed(layer):
 def test_nothing_outlives_the_graph(layer):
     layer = copy.deepcopy(layer)
     alive = weakref.ref(layer)
+    parameters = [weakref.ref(parameter) for parameter in layer.parameters()]
     y = layer(torch.randn(2, 8, 4, 4, dtype=torch.float64, requires_grad=True))
     del layer
-    assert alive() is not None, 'the graph needs it for gradients of gradients'
+    gc.collect()
+    assert alive() is None, 'the graph needs its parameters, not the layer'
     del y
     gc.collect()
-    assert alive() is None
+    assert all(parameter() is None for parameter in parameters)
 
 
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
@@ -211,9 +246,10 @@ def test_the_same_bits_again(size, memory_format):
 
 @pytest.mark.parametrize('without', [False, True])
 @pytest.mark.parametrize('name', ['SN', 'EN', 'ILM'])
-def test_only_the_input_is_kept(name, without):
+def test_only_the_input_is_kept(name, without, plain_coefficients):
     layer = LAYERS[name](32)
-    layer = autograd_coefficients(layer) if without else layer
+    if without:
+        plain_coefficients()
     x = torch.randn(4, 32, 64, 64, requires_grad=True)
     kept = {}
 
@@ -337,26 +373,35 @@ def test_backends(backend, monkeypatch):
         ValueError, match="backend must be one of auto, reference, composed, native, triton, got 'cuda'"
     ):
         backend('cuda')
-    monkeypatch.setattr(fused.backend, 'has_triton', lambda: False)
-    with pytest.raises(RuntimeError, match="needs the package triton, which is not installed; use 'auto'"):
+    monkeypatch.setattr(backends, 'has_triton', lambda: False)
+    with pytest.raises(RuntimeError, match="needs the package triton, 3.4 or later, which is not installed; use 'auto'"):
         backend('triton')
-    monkeypatch.setattr(fused.backend.native_passes, '_C', None)
+    monkeypatch.setattr(native, 'load', lambda: None)
     with pytest.raises(RuntimeError, match='needs the compiled module mmnorm._C, which is missing or does not load'):
         backend('native')
     assert ops.get_backend() == 'reference'
+
+
+def test_what_runs(backend):
+    x = torch.randn(2, 8, 3, 3)
+    cpu = 'native' if backends.has_native() else 'composed'
+    assert mmnorm.backend_for(x) == mmnorm.backend_for(x.bfloat16()) == cpu
+    assert mmnorm.backend_for(x.half()) == 'composed'
+    assert mmnorm.backend_for(x[:0]) == mmnorm.backend_for(x.to('meta')) == 'reference'
+    backend('composed')
+    assert mmnorm.backend_for(x) == 'composed'
 
 
 def test_without_the_compiled_loops(layer, backend, monkeypatch):
     backend('auto')
     x = torch.randn(2, 8, 3, 5, dtype=torch.float64)
     expected = layer.eval()(x)
-    monkeypatch.setattr(fused.backend.native_passes, '_C', None)
-    assert fused.backend.passes(x) is fused.backend.composed
+    monkeypatch.setattr(native, 'load', lambda: None)
+    assert mmnorm.backend_for(x) == 'composed'
     assert torch.allclose(layer(x), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_compiled_loops_of_another_version_are_not_used(monkeypatch):
-    native = fused.backend.native_passes
     monkeypatch.setattr(native.importlib, 'import_module', lambda name: SimpleNamespace(INTERFACE=0))
     with pytest.warns(UserWarning, match='another version of mmnorm. Install mmnorm again, with --no-build-isolation'):
         assert native._load() is None

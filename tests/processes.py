@@ -1,0 +1,48 @@
+"""Several processes of one gloo group on this machine, with a limit on time: who waits for nobody is ended."""
+
+import multiprocessing
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+# Autograd does not survive a fork, and each spawned process would import everything again.
+multiprocessing.set_forkserver_preload(['mmnorm', 'mmengine.runner'])
+
+
+def run_processes(function, world_size, *args, seconds=180):
+    """What ``function(rank, *args)`` returns in each of ``world_size`` processes; it must be importable."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.monotonic()
+        context = mp.start_processes(
+            _process,
+            (function, world_size, folder, seconds, args),
+            nprocs=world_size,
+            join=False,
+            start_method='forkserver',
+        )
+        try:
+            while not context.join(max(started + seconds - time.monotonic(), 0.1)):
+                left = started + seconds - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError(f'processes still waited after {seconds} s: collectives are out of step')
+        finally:
+            for process in context.processes:
+                process.kill()
+                process.join()
+        return [torch.load(Path(folder) / f'{rank}.pt', weights_only=False) for rank in range(world_size)]
+
+
+def _process(rank, function, world_size, folder, seconds, args):
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        'gloo', f'file://{folder}/store', timedelta(seconds=seconds), world_size=world_size, rank=rank
+    )
+    torch.save(function(rank, *args), Path(folder) / f'{rank}.pt')
+    # Nobody leaves before all have arrived: the store goes with the last.
+    dist.barrier()
+    dist.destroy_process_group()
