@@ -4,14 +4,16 @@ The loops for the CPU (mmnorm/csrc) are compiled against the PyTorch that is ins
 ``pip install --no-build-isolation .``. Without PyTorch, a C++ compiler or that option the layers work as well, slower.
 """
 
-import re
+import runpy
 import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
-VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'mmnorm/version.py').read_text()).group(1)
+VERSIONS = runpy.run_path(str(ROOT / 'mmnorm/version.py'))
+# As mmnorm/prerequisites.py has it, which cannot be imported here.
+OLDEST_PYTORCH = (2, 1)
 
 # OpenMMLab is published twice: upstream, and as onedl-*, its maintained continuation under the same import names.
 # Neither is a requirement, so that installing mmnorm never replaces the one that a user already has.
@@ -22,15 +24,29 @@ ONEDL = [
     'onedl-mmdetection>=3.5.0',
     'onedl-mmpretrain>=1.3.0',
 ]
-UPSTREAM = ['mmengine>=0.10.0', 'mmcv>=2.0.0', 'mmsegmentation>=1.2.0', 'mmdet>=3.2.0', 'mmpretrain>=1.0.0']
+# The versions that the tests were run with; see docs/installation.md for the PyTorch that they stand on.
+UPSTREAM = ['mmengine==0.10.7', 'mmcv==2.1.0', 'mmsegmentation==1.2.2', 'mmdet==3.3.0', 'mmpretrain==1.2.0']
 DIGITS = ['numpy', 'scikit-learn>=1.0', 'opencv-python-headless', 'pycocotools']
 
 
 def compiled_loops() -> dict:
-    """Arguments of setup() that compile mmnorm._C, as far as PyTorch is there to compile against."""
+    """Arguments of setup() that compile mmnorm._C, as far as PyTorch is there to compile against.
+
+    Raises:
+        SystemExit: If that PyTorch is too old for mmnorm altogether.
+    """
+    try:
+        import torch
+    except ImportError:
+        return {}
+    if VERSIONS['is_older'](torch.__version__, OLDEST_PYTORCH):
+        needed = '.'.join(map(str, OLDEST_PYTORCH))
+        sys.exit(f'mmnorm needs PyTorch {needed} or newer, but {torch.__version__} is installed; upgrade it first')
     try:
         from torch.utils.cpp_extension import BuildExtension, CppExtension
-    except ImportError:
+    except ImportError as error:
+        # PyTorch 2.1 and 2.2 ask setuptools for what it dropped in its version 70.
+        print(f'mmnorm._C is not compiled: {error}; with PyTorch 2.1 or 2.2 use setuptools<70', file=sys.stderr)
         return {}
     openmp = sys.platform == 'linux'
     extension = CppExtension(
@@ -55,7 +71,7 @@ def compiled_loops() -> dict:
 
 setup(
     name='mmnorm',
-    version=VERSION,
+    version=VERSIONS['__version__'],
     description='Learned normalization for OpenMMLab: Switchable, Exemplar and Instance-Level Meta Normalization',
     long_description=(ROOT / 'README.md').read_text() if (ROOT / 'README.md').exists() else '',
     long_description_content_type='text/markdown',

@@ -12,3 +12,5 @@ model = dict(
     backbone=dict(norm_cfg=norm_cfg, init_cfg=init_cfg),
     decode_head=dict(norm_cfg=norm_cfg),
     auxiliary_head=dict(norm_cfg=norm_cfg))
+# The EN paper does not say how it tests; as in SN: BN statistics by batch average, before evaluations and checkpoints.
+custom_hooks = [dict(type='BatchAverageHook')]

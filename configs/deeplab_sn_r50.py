@@ -12,3 +12,5 @@ model = dict(
     backbone=dict(norm_cfg=norm_cfg, init_cfg=init_cfg),
     decode_head=dict(norm_cfg=norm_cfg),
     auxiliary_head=dict(norm_cfg=norm_cfg))
+# SN's inference: BN statistics by batch average (SN, arXiv v1, Section 2.1), before every evaluation and checkpoint.
+custom_hooks = [dict(type='BatchAverageHook')]

@@ -12,3 +12,5 @@ model = dict(
     backbone=dict(norm_cfg=norm_cfg, init_cfg=init_cfg),
     neck=dict(norm_cfg=norm_cfg),
     roi_head=dict(bbox_head=dict(norm_cfg=norm_cfg), mask_head=dict(norm_cfg=norm_cfg)))
+# The EN paper does not say how it tests; as in SN: BN statistics by batch average, before evaluations and checkpoints.
+custom_hooks = [dict(type='BatchAverageHook')]

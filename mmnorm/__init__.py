@@ -24,12 +24,13 @@ from .layers import (
     SwitchableNorm3d,
 )
 from .ops import backend_for, get_backend, set_backend
-from .registry import NORM_LAYERS, register_layers
+from .registry import NORM_LAYERS, register_layers, report_taken_names
 from .version import __version__
 
 register_layers()
 register_builder()
 register_engine()
+report_taken_names()
 resolve_config_packages()
 
 __all__ = [

@@ -1,5 +1,11 @@
 """Helpers that several test files share."""
 
+import os
+import runpy
+import sys
+import traceback
+
+import pytest
 import torch
 
 import mmnorm
@@ -9,6 +15,24 @@ LAYERS = {
     for name in ('SwitchableNorm', 'ExemplarNorm', 'InstanceMetaNorm')
     for dims in (1, 2, 3)
 }
+
+
+def _autocasts_to_float16():
+    try:
+        with torch.autocast('cpu', dtype=torch.float16):
+            return torch.mm(torch.ones(1, 1), torch.ones(1, 1)).dtype == torch.float16
+    except RuntimeError:
+        return False
+
+
+# Types of autocast on the CPU.
+AUTOCAST_TYPES = [
+    torch.bfloat16,
+    pytest.param(
+        torch.float16,
+        marks=pytest.mark.skipif(not _autocasts_to_float16(), reason='here autocast on the CPU knows no float16'),
+    ),
+]
 
 
 def randomize(layer):
@@ -39,3 +63,38 @@ def assert_same(actual, expected, tolerance=1e-10, floor=1e-2):
         difference = (actual[name] - expected[name]).abs().max().item() if actual[name].numel() else 0
         scale = max(expected[name].abs().max().item(), floor) if expected[name].numel() else 1
         assert difference <= tolerance * scale, f'{name}: differs by {difference:.2e} at scale {scale:.2e}'
+
+
+def forget_instances(cls):
+    """As in a new process: without the loggers and visualizers of what has run in this one."""
+    for subclass in cls.__subclasses__():
+        subclass._instance_dict.clear()
+        forget_instances(subclass)
+
+
+def in_fork(log, name, *arguments):
+    """Run a script of tools/ in a fork of this process, which has imported everything; its output goes to ``log``."""
+    from mmengine.utils import ManagerMixin
+
+    process = os.fork()
+    if process == 0:
+        status = 1
+        try:
+            with log.open('w') as output:
+                for descriptor in (1, 2):
+                    os.dup2(output.fileno(), descriptor)
+                sys.stdout = sys.stderr = output
+                torch.set_num_threads(1)
+                forget_instances(ManagerMixin)
+                sys.argv = [f'tools/{name}', *map(str, arguments)]
+                try:
+                    runpy.run_path(sys.argv[0], run_name='__main__')
+                    status = 0
+                except SystemExit as stopped:
+                    status = stopped.code or 0
+                except BaseException:
+                    traceback.print_exc()
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    assert status == 0, log.read_text()[-4000:]

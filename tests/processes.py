@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 # Autograd does not survive a fork, and each spawned process would import everything again.
 multiprocessing.set_forkserver_preload(['mmnorm', 'mmengine.runner'])
@@ -35,6 +37,14 @@ def run_processes(function, world_size, *args, seconds=180):
                 process.kill()
                 process.join()
         return [torch.load(Path(folder) / f'{rank}.pt', weights_only=False) for rank in range(world_size)]
+
+
+def why_no_fsdp():
+    """What FullyShardedDataParallel says to PyTorch's own BatchNorm on the CPU, in these processes; None if nothing."""
+    try:
+        FullyShardedDataParallel(nn.BatchNorm1d(2), device_id=torch.device('cpu'))(torch.ones(2, 2))
+    except Exception as error:
+        return f'PyTorch {torch.__version__} shards nothing on the CPU, nn.BatchNorm neither: {error!r}'
 
 
 def _process(rank, function, world_size, folder, seconds, args):

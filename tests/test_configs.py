@@ -73,13 +73,17 @@ def test_mask_rcnn(name):
     norm = name.split('_')[2]
     assert cfg.model.backbone.init_cfg.checkpoint == cfg.pretrained
     assert cfg.train_dataloader.batch_size == 2
-    assert cfg.train_cfg.max_epochs == 24
-    assert cfg.param_scheduler[1].milestones == [16, 22]
+    # 2x, as in the SN paper; 1x in the ILM paper.
+    assert cfg.train_cfg.max_epochs == (12 if norm == 'ilm' else 24)
+    assert cfg.param_scheduler[1].milestones == ([8, 11] if norm == 'ilm' else [16, 22])
+    assert cfg.model.train_cfg.rpn_proposal.max_per_img == 2000
     model = MODELS.build(cfg.model)
     head = model.roi_head
     if norm == 'bn':
         assert norms(model) == {'BatchNorm2d': 53}
         assert model.backbone.norm_eval
+        frozen = [m for m in model.backbone.modules() if 'Norm' in type(m).__name__]
+        assert not any(p.requires_grad for m in frozen for p in m.parameters()), 'gamma and beta too'
         return
     everywhere = 'GroupNorm' if norm == 'ilm' else CLASSES[norm]
     assert norms(model.backbone) == {everywhere: 53}

@@ -82,7 +82,7 @@ PRETRAINING = Step('classification', 'resnet18_en_digits.py', 'imagenet', 'accur
 TASKS = (
     Step('segmentation', 'deeplab_en_r18_digits.py', 'ade/ADEChallengeData2016', 'mIoU', 'mIoU'),
     Step(
-        'detection', 'faster_rcnn_en_r18_digits.py', 'coco', 'coco/bbox_mAP', 'box AP', 100,
+        'detection', 'faster_rcnn_en_r18_fpn_digits.py', 'coco', 'coco/bbox_mAP', 'box AP', 100,
         'annotations/instances_val2017.json',
     ),
 )  # fmt: skip

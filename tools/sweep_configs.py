@@ -33,6 +33,7 @@ from mmnorm.convert import sources
 from mmnorm.convert.configs import NORMS, set_norm
 from mmnorm.engine import checks, launch
 from mmnorm.errors import UsageError
+from mmnorm.registry import name_in_config
 
 BATCH_NORMS = ('BN', 'SyncBN', 'MMSyncBN', 'BN1d', 'BN2d', 'BN3d')
 _FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.randint)
@@ -98,7 +99,8 @@ def swap_types(node, norm: str):
     if isinstance(node, dict):
         swapped = {key: swap_types(value, norm) for key, value in node.items()}
         if swapped.get('type') in BATCH_NORMS:
-            swapped['type'] = norm + (swapped['type'][2:] if swapped['type'].startswith('BN') else '')
+            name = norm + (swapped['type'][2:] if swapped['type'].startswith('BN') else '')
+            swapped['type'] = name_in_config(MODELS, name)
         return type(node)(swapped)
     if isinstance(node, list | tuple):
         return type(node)(swap_types(child, norm) for child in node)

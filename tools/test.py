@@ -2,11 +2,14 @@
 
 import argparse
 
+from mmengine.registry import HOOKS
+
 import mmnorm  # noqa: F401  registers SN, EN and ILM
 from mmnorm.engine import checks, launch
 from mmnorm.engine.checkpoint_file import check_weights
 from mmnorm.engine.tta import enable_tta
 from mmnorm.errors import UsageError
+from mmnorm.registry import name_in_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,7 +60,7 @@ def main() -> None:
     if args.show_dir:
         paint_predictions(cfg, scope, args.show_dir)
     if args.batch_average:
-        hook = dict(type='BatchAverageHook', num_iters=args.batch_average, in_test=True)
+        hook = dict(type=name_in_config(HOOKS, 'BatchAverageHook'), num_iters=args.batch_average, in_test=True)
         cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
     model = cfg.model
     if args.tta:

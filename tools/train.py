@@ -74,7 +74,7 @@ def main() -> None:
     runner = launch.build_runner(cfg)
     try:
         runner.train()
-    except URLError as error:
+    except (URLError, ConnectionError, TimeoutError) as error:
         raise launch.explain_download_failure(cfg, error) from None
 
 

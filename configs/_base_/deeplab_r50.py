@@ -1,5 +1,6 @@
-# DeepLab with ResNet-50 as in the SN and EN papers: output stride 8, atrous rates 2 and 4 in the last two blocks,
-# bilinear upsampling, auxiliary loss 0.4. SGD, 2 images a GPU, poly schedule without warm-up.
+# DeepLab with ResNet-50 as in the EN paper, Section 4.4: output stride 8, atrous rates 2 and 4 in the last two blocks,
+# bilinear upsampling; SGD, 2 images a GPU, poly schedule. Auxiliary loss 0.4, power 0.9 and decay 1e-4 are those of
+# SN's code.
 _base_ = ['mmseg::_base_/models/deeplabv3_r50-d8.py', 'mmseg::_base_/default_runtime.py']
 custom_imports = dict(imports=['mmnorm'])
 

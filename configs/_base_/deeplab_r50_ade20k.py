@@ -1,4 +1,5 @@
-# ADE20K as in the SN paper, Section 4.3: 450x450 inputs, 100,000 iterations, initial rate 0.02, scales 300 to 600.
+# ADE20K: initial rate 0.02 (EN paper, Section 4.4); 450x450 inputs, 100,000 iterations, scales 300 to 600 (SN's journal
+# version, Section 4.3; neither of the papers' texts here says).
 _base_ = ['./deeplab_r50.py', 'mmseg::_base_/datasets/ade20k.py']
 
 crop_size = (450, 450)

@@ -1,5 +1,5 @@
-# Cityscapes as in the SN paper, Section 4.3: 713x713 crops, 400 epochs of batches of 16, initial rate 0.01 (EN paper),
-# scales 1 to 1.75.
+# Cityscapes: initial rate 0.01 (EN paper, Section 4.4); 713x713 crops, 400 epochs of batches of 16, scales 1 to 1.75
+# (SN's journal version, Section 4.3).
 _base_ = ['./deeplab_r50.py', 'mmseg::_base_/datasets/cityscapes.py']
 
 crop_size = (713, 713)

@@ -1,11 +1,13 @@
-# Faster R-CNN with ResNet-50 and FPN on COCO, 1x (SN paper, Table 4): the norm in backbone, FPN and box head
-# (4 convolutions, 1 FC); 2 images a GPU; no weight decay on gamma and beta.
+# Faster R-CNN with ResNet-50 and FPN on COCO, 1x (SN paper, arXiv v1, Section 4.2, setting-2): the norm in backbone,
+# FPN and box head (4 convolutions, 1 FC); 2 images a GPU; 2,000 proposals in training; no weight decay on gamma and
+# beta.
 _base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 custom_imports = dict(imports=['mmnorm'])
 
 model = dict(
     backbone=dict(frozen_stages=-1, norm_eval=False),
-    roi_head=dict(bbox_head=dict(type='Shared4Conv1FCBBoxHead', conv_out_channels=256)))
+    roi_head=dict(bbox_head=dict(type='Shared4Conv1FCBBoxHead', conv_out_channels=256)),
+    train_cfg=dict(rpn_proposal=dict(max_per_img=2000)))
 
 optim_wrapper = dict(
     constructor='LearnedNormOptimWrapperConstructor', paramwise_cfg=dict(norm_decay_mult=0))

@@ -2,3 +2,5 @@
 _base_ = ['../_base_/resnet20_cifar.py', '../_base_/cifar100.py']
 
 model = dict(backbone=dict(norm_cfg=dict(type='SN', requires_grad=True)), head=dict(num_classes=100))
+# SN's inference: BN statistics by batch average (SN, arXiv v1, Section 2.1), before every evaluation and checkpoint.
+custom_hooks = [dict(type='BatchAverageHook')]

@@ -2,5 +2,5 @@
 _base_ = '../_base_/inception_v2_webvision.py'
 
 model = dict(backbone=dict(norm_cfg=dict(type='SN', requires_grad=True)))
-# BN statistics by batch average (SN paper, Section 3.1), before every evaluation and checkpoint.
+# SN's inference: BN statistics by batch average (SN, arXiv v1, Section 2.1), before every evaluation and checkpoint.
 custom_hooks = [dict(type='BatchAverageHook')]

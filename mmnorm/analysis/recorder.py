@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..engine.batch_average import restored, run_batch, unwrap, with_progress
+from ..engine.batch_average import is_sharded, restored, run_batch, unwrap, with_progress
 from ..engine.randomness import preserve_randomness
 from ..errors import UsageError
 from .collectors import Collector, collector_for
@@ -58,11 +58,16 @@ def record(
         The record; None in all processes but the first.
 
     Raises:
-        UsageError: If the model has no learned norm, the loader is empty, or no layer was reached; with several
-            processes, in the first, and if the loaders of all are empty.
+        UsageError: If the model is sharded or has no learned norm, the loader is empty, or no layer was reached; with
+            several processes, in the first, and if the loaders of all are empty.
     """
     if max_samples is not None and (isinstance(max_samples, bool) or max_samples <= 0):
         raise UsageError(f'max_samples must be a positive integer or None, got {max_samples!r}')
+    if is_sharded(model):
+        raise UsageError(
+            'record takes a model whose parameters are whole, and this one is sharded (FSDP); load its full state dict '
+            'into the model without FSDP, and record that'
+        )
     world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     share = math.inf if max_samples is None else math.ceil(max_samples / world)
     model = unwrap(model)

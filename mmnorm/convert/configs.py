@@ -18,7 +18,7 @@ from ..engine.custom_imports import import_mmnorm
 from ..engine.norm_eval import apply_norm_eval
 from ..errors import UsageError
 from ..layers.base import LearnedNorm
-from ..registry import NAMES
+from ..registry import NAMES, means_ours, name_in_config, register
 from .modules import convert_norm
 
 try:
@@ -87,7 +87,7 @@ def set_norm(cfg, norm: Mapping, scope: Sequence[str] = ()) -> None:
     # dict.items, as the types in a config of the new style are imported once they are looked at, and dumped by name
     # only if they were not.
     model = dict(dict.items(cfg.model))
-    wrapped = model['type'] == WRAPPER
+    wrapped = means_ours(model['type'], MODELS, WRAPPER)
     model_type = model.pop('model_type') if wrapped else model['type']
     if wrapped:
         model = {key: value for key, value in model.items() if key not in _OWN_KEYS}
@@ -98,7 +98,7 @@ def set_norm(cfg, norm: Mapping, scope: Sequence[str] = ()) -> None:
     own = {'model_type': model_type, 'norm': dict(norm)}
     if scope:
         own['norm_scope'] = list(scope)
-    cfg.model = type(cfg.model)(type=WRAPPER, **own, **model)
+    cfg.model = type(cfg.model)(type=name_in_config(MODELS, WRAPPER), **own, **model)
     import_mmnorm(cfg)
 
 
@@ -148,7 +148,7 @@ def build_converted(model_type: Any, norm: Mapping, norm_scope: Sequence[str] = 
 def register_builder() -> None:
     """Register :func:`build_converted` in mmengine's MODELS; without mmengine there is nothing to do."""
     if MODELS is not None:
-        MODELS.register_module(name=WRAPPER, module=build_converted)
+        register(MODELS, WRAPPER)(build_converted)
 
 
 def _check_scope(network: nn.Module, scope: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..layers.state_dict import AFFINE, reduce_state
-from ..registry import NAMES
+from ..registry import NAMES, SCOPE
 from . import sources
 from .norm_act import act_class, attach_act, has_act
 from .selection import Site
@@ -52,7 +52,7 @@ class LearnedSpec:
             name = {layer: key for key, layer in NAMES.items()}.get(name, name)
         if not isinstance(name, str | type):
             raise TypeError(f'norm must be a name or a dict, got {norm!r}')
-        match = _TYPE.fullmatch(name) if isinstance(name, str) else None
+        match = _TYPE.fullmatch(name.removeprefix(f'{SCOPE}.')) if isinstance(name, str) else None
         if match is None:
             raise ValueError(f'unknown norm {name!r}; expected one of {", ".join(NAMES)}')
         requires_grad = options.pop('requires_grad', None)

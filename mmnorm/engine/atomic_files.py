@@ -4,11 +4,12 @@ import os
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
+from mmengine.fileio.backends.registry_utils import backends
 
 from ..files import write_atomically
+from ..registry import SCOPE, is_free
 
 
-@register_backend('atomic')
 class AtomicBackend(LocalBackend):
     """Local files that survive a process killed while it writes: a new version takes the place of the old at once.
 
@@ -40,3 +41,8 @@ class AtomicBackend(LocalBackend):
         if not os.path.exists(filepath):
             raise FileNotFoundError(f'filepath {filepath} does not exist')
         self._outdated.append(os.fspath(filepath))
+
+
+register_backend(f'{SCOPE}.atomic', AtomicBackend, force=True)
+if is_free('atomic', backends.get('atomic'), AtomicBackend):
+    register_backend('atomic', AtomicBackend, force=True)

@@ -15,20 +15,27 @@ from ..layers.base import PooledNorm
 from ..ops.compat import BatchNormBase, DropoutBase
 from .randomness import preserve_randomness
 
+VARIANCES = ('total', 'average')
 # Dropout by other names, in mmcv, timm and torchvision.
 _NOISE = ('DropPath', 'StochasticDepth', 'DropBlock', 'DropBlock2d', 'Dropout')
 logger = logging.getLogger(__name__)
 
 
 class _Population:
-    """Mean and variance of every value that a layer was given, by channel, in float64."""
+    """Mean and variance of every value that a layer was given, by channel, in float64.
 
-    def __init__(self, layer: nn.Module) -> None:
+    Args:
+        layer: The layer.
+        variance: 'total', or 'average': that within the batches alone.
+    """
+
+    def __init__(self, layer: nn.Module, variance: str) -> None:
         device = layer.running_mean.device
         dtype = torch.float32 if device.type == 'mps' else torch.float64
         self.count = torch.zeros((), dtype=dtype, device=device)
         self.mean = torch.zeros(layer.num_features, dtype=dtype, device=device)
         self.squares = torch.zeros_like(self.mean)
+        self.within = variance == 'average'
 
     def watch(self, layer: nn.Module, args: tuple, kwargs: dict) -> None:
         """Take in the input of ``layer``; a forward pre-hook."""
@@ -47,7 +54,9 @@ class _Population:
         # The law of total variance: the squares about the common mean are those about each mean and the means' own.
         total = self.count + count
         difference = mean - self.mean
-        self.squares += squares + difference.square() * (self.count * count / total)
+        self.squares += squares
+        if not self.within:
+            self.squares += difference.square() * (self.count * count / total)
         self.mean += difference * (count / total)
         self.count = total
 
@@ -57,13 +66,14 @@ class _Population:
         dist.all_reduce(count)
         dist.all_reduce(total)
         mean = total / count.clamp(min=1)
-        self.squares += self.count * (self.mean - mean).square()
+        if not self.within:
+            self.squares += self.count * (self.mean - mean).square()
         dist.all_reduce(self.squares)
         self.count, self.mean = count, mean
 
     def variance(self) -> Tensor:
-        """Unbiased, as nn.BatchNorm tracks it."""
-        return self.squares / (self.count - 1).clamp(min=1)
+        """Unbiased, as nn.BatchNorm tracks it; within the batches biased, as they are normalized by."""
+        return self.squares / (self.count if self.within else (self.count - 1).clamp(min=1))
 
 
 def update_bn_stats(
@@ -72,14 +82,15 @@ def update_bn_stats(
     num_iters: int = 200,
     forward: Callable[[nn.Module, Any], Any] | None = None,
     progress: bool = True,
+    variance: str = 'total',
 ) -> int:
     """Estimate the running statistics of BN anew, over training batches and with frozen parameters.
 
-    This is the batch average of the SN paper (arXiv 1806.10779, Section 3.1), there for SN; here it is done for the BN
-    in SN and EN, and for nn.BatchNorm and nn.SyncBatchNorm. A moving average mixes the statistics of many past
-    networks; this takes those of the network as it is. Each layer normalizes by its batch's statistics as in training,
-    and its running mean and variance become those of all the values that it was given in all batches, by the law of
-    total variance: no average of averages, so batches of different sizes weigh what they hold. With
+    This is the batch average of the SN paper (arXiv 1806.10779, first version, Section 2.1), there for SN; here it is
+    done for the BN in SN and EN, and for nn.BatchNorm and nn.SyncBatchNorm. A moving average mixes the statistics of
+    many past networks; this takes those of the network as it is. Each layer normalizes by its batch's statistics as
+    in training, and its running mean and variance become those of all the values that it was given in all batches, by
+    the law of total variance: no average of averages, so batches of different sizes weigh what they hold. With
     torch.distributed, they are pooled over all processes, of which each needs a loader of its own.
 
     Only layers that are in training mode count: norms that a backbone's ``frozen_stages`` or ``norm_eval``, or a call
@@ -94,6 +105,8 @@ def update_bn_stats(
         num_iters: Number of batches, in each process; fewer where the loader of one has fewer.
         forward: ``forward(model, batch)`` runs one batch where the default doesn't know how. ``model`` is unwrapped.
         progress: Whether to show a progress bar (in the first process, where rich is installed).
+        variance: 'total' is that of all values, as the SN paper's code takes it; 'average' is the average of the
+            batches' own variances, as its text says it, which leaves out how far the batches' means are apart.
 
     Returns:
         Number of batches used: fewer where the loader has fewer, and 0 where no layer has statistics to estimate.
@@ -104,8 +117,11 @@ def update_bn_stats(
     """
     if isinstance(num_iters, bool) or not isinstance(num_iters, int) or num_iters <= 0:
         raise ValueError(f'num_iters must be a positive integer, got {num_iters!r}')
+    if variance not in VARIANCES:
+        raise ValueError(f'variance must be one of {", ".join(VARIANCES)}, got {variance!r}')
     distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    model = unwrap(model)
+    # A sharded model has parameters only while the wrapper runs it.
+    model = model if is_sharded(model) else unwrap(model)
     with preserve_randomness(), restored(model):
         if not model.training:
             model.train()
@@ -122,7 +138,7 @@ def update_bn_stats(
         for module in model.modules():
             if isinstance(module, DropoutBase) or type(module).__name__ in _NOISE:
                 module.eval()
-        populations = {name: _Population(layer) for name, layer in layers.items()}
+        populations = {name: _Population(layer, variance) for name, layer in layers.items()}
         used = _run(model, layers, populations, batches, num_iters, forward or run_batch, progress)
         if used == 0:
             where = ' in at least one of the processes' if distributed else ''
@@ -194,6 +210,16 @@ def unwrap(model: nn.Module) -> nn.Module:
     except ImportError:
         return model
     return unwrap(model.module) if is_model_wrapper(model) or isinstance(model, BaseTTAModel) else model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether the parameters are whole only while the model runs (FullyShardedDataParallel or ``fully_shard``)."""
+    if not dist.is_available() or not dist.is_initialized():
+        return False
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    wrapped = any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
+    return wrapped or any(hasattr(parameter, 'full_tensor') for parameter in model.parameters())
 
 
 @contextmanager

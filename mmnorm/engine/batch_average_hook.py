@@ -10,14 +10,15 @@ from mmengine.registry import DATA_SAMPLERS, HOOKS
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader
 
-from .batch_average import run_batch, unwrap, update_bn_stats
+from ..registry import register
+from .batch_average import VARIANCES, run_batch, unwrap, update_bn_stats
 from .randomness import preserve_randomness, seed_everything
 
 # First word of a key, as in exact_resume.
 _BATCH_AVERAGE = 3
 
 
-@HOOKS.register_module()
+@register(HOOKS)
 class BatchAverageHook(Hook):
     """Batch average (:func:`mmnorm.update_bn_stats`) before evaluation, and before a checkpoint is saved.
 
@@ -32,16 +33,20 @@ class BatchAverageHook(Hook):
     Args:
         num_iters: Number of batches in each process, at most one epoch of them.
         in_test: Do it before a test too, for a checkpoint that was trained without.
+        variance: 'total' or 'average', as of :func:`mmnorm.update_bn_stats`.
     """
 
     # After the optimizer and EMAHook, before CheckpointHook.
     priority = 'BELOW_NORMAL'
 
-    def __init__(self, num_iters: int = 200, in_test: bool = False) -> None:
+    def __init__(self, num_iters: int = 200, in_test: bool = False, variance: str = 'total') -> None:
         if isinstance(num_iters, bool) or not isinstance(num_iters, int) or num_iters <= 0:
             raise ValueError(f'num_iters must be a positive integer, got {num_iters!r}')
         self.num_iters = num_iters
+        if variance not in VARIANCES:
+            raise ValueError(f'variance must be one of {", ".join(VARIANCES)}, got {variance!r}')
         self.in_test = in_test
+        self.variance = variance
         # Whether the weights have changed since the last time.
         self._outdated = False
         # Averages of weights whose buffers change places with the network's for the time of an evaluation.
@@ -82,6 +87,8 @@ class BatchAverageHook(Hook):
         """Before a test, with the checkpoint that was loaded for it."""
         if self.in_test:
             self._outdated = True
+            # As it was built, all of it is in training mode. Out of it, it will be asked what training is.
+            runner.model.eval()
             self._average(runner)
         self._let_buffers_swap(runner)
 
@@ -124,7 +131,7 @@ class BatchAverageHook(Hook):
         runner.logger.info(f'Batch average over {num_iters} training batches{which}')
         with preserve_randomness():
             seed_everything(_BATCH_AVERAGE, runner.seed, get_rank(), runner.iter)
-            update_bn_stats(network, loader, num_iters, forward=_forward_of(runner))
+            update_bn_stats(network, loader, num_iters, _forward_of(runner), variance=self.variance)
 
     @staticmethod
     def _averages(runner) -> list[BaseAveragedModel]:

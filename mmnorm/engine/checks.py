@@ -101,11 +101,22 @@ def check_pretrained(cfg: Config) -> None:
         UsageError: If one is missing.
     """
     for key, init_cfg in pretrained_settings(cfg):
-        check_checkpoint(
-            init_cfg['checkpoint'],
-            f'{key}.checkpoint',
-            f'Give another with --cfg-options {key}.checkpoint=PATH, or start from nothing with {key}=None.',
-        )
+        check_checkpoint(init_cfg['checkpoint'], f'{key}.checkpoint', start_choices(key))
+
+
+def start_choices(*keys: str) -> str:
+    """What a network can start from instead of weights that are not there.
+
+    Args:
+        *keys: The ``init_cfg`` that named them, as for --cfg-options, e.g. 'model.backbone.init_cfg'.
+    """
+    key = keys[0] if len(keys) == 1 else f'{{{",".join(keys)}}}'
+    return (
+        f'A backbone starts from one of three, by --cfg-options: '
+        f'a checkpoint of your own, {key}.checkpoint=PATH (with {key}.prefix=backbone. if it is of a whole network); '
+        f"OpenMMLab's weights, {key}.checkpoint=torchvision://resnet50 or another such name (with {key}.prefix=None), "
+        f'downloaded at the first run; or nothing, {key}=None.'
+    )
 
 
 def pretrained_settings(cfg: Config) -> list[tuple[str, Mapping]]:

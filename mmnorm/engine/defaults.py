@@ -3,7 +3,11 @@
 from collections.abc import Mapping
 
 from mmengine.config import Config
+from mmengine.fileio.backends.registry_utils import backends
+from mmengine.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS
 
+from ..registry import SCOPE, means_ours, name_in_config
+from .atomic_files import AtomicBackend
 from .custom_imports import import_mmnorm
 
 _HOOKS = ('NormEvalHook', 'ExactResumeHook')
@@ -19,18 +23,21 @@ def add_training_defaults(cfg: Config) -> None:
     import_mmnorm(cfg)
     hooks = list(cfg.get('custom_hooks') or [])
     present = {_name(hook.get('type')) if isinstance(hook, Mapping) else type(hook).__name__ for hook in hooks}
-    cfg.custom_hooks = hooks + [dict(type=name) for name in _HOOKS if name not in present]
+    missing = [name for name in _HOOKS if not any(means_ours(kind, HOOKS, name) for kind in present)]
+    cfg.custom_hooks = hooks + [dict(type=name_in_config(HOOKS, name)) for name in missing]
 
     optim_wrapper = cfg.get('optim_wrapper')
     single = isinstance(optim_wrapper, Mapping) and 'optimizer' in optim_wrapper
     if single and _name(optim_wrapper.get('constructor')) in _DEFAULT_CONSTRUCTORS:
-        optim_wrapper.constructor = 'LearnedNormOptimWrapperConstructor'
+        name = 'LearnedNormOptimWrapperConstructor'
+        optim_wrapper.constructor = name_in_config(OPTIM_WRAPPER_CONSTRUCTORS, name)
 
     checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
     if isinstance(checkpoint, Mapping) and _name(checkpoint.get('type')) == 'CheckpointHook':
         is_local = not checkpoint.get('file_client_args') and '://' not in (checkpoint.get('out_dir') or '')
         if is_local and not checkpoint.get('backend_args'):
-            checkpoint.backend_args = dict(backend='atomic')
+            is_ours = backends.get('atomic') is AtomicBackend
+            checkpoint.backend_args = dict(backend='atomic' if is_ours else f'{SCOPE}.atomic')
 
 
 def _name(kind) -> str | None:

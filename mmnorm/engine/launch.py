@@ -4,7 +4,6 @@ import argparse
 import os
 import os.path as osp
 from copy import deepcopy
-from urllib.error import URLError
 
 import torch
 from mmengine.config import Config, DictAction
@@ -157,12 +156,10 @@ def build_runner(cfg: Config) -> Runner:
     return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
 
 
-def explain_download_failure(cfg: Config, error: URLError) -> UsageError:
+def explain_download_failure(cfg: Config, error: OSError) -> UsageError:
     """What to say where weights named by a URL can't be fetched."""
     settings = checks.pretrained_settings(cfg)
-    sources = ', '.join(f'{init_cfg["checkpoint"]} (from {key})' for key, init_cfg in settings) or 'the weights'
-    remedy = ''
-    if settings:
-        key = settings[0][0]
-        remedy = f' Give a local file with --cfg-options {key}.checkpoint=PATH, or start from nothing with {key}=None.'
-    return UsageError(f'could not download {sources}: {error.reason}.{remedy}')
+    remote = {key: start['checkpoint'] for key, start in settings if not checks.is_local(start['checkpoint'])}
+    sources = ', '.join(f'{name} (from {key})' for key, name in remote.items()) or 'the weights'
+    choices = f' {checks.start_choices(*remote)}' if remote else ''
+    return UsageError(f'could not download {sources}: {getattr(error, "reason", error)}.{choices}')

@@ -3,10 +3,11 @@
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from ..registry import register
 from .norm_eval import apply_norm_eval
 
 
-@HOOKS.register_module()
+@register(HOOKS)
 class NormEvalHook(Hook):
     """Before training, :func:`.apply_norm_eval`: norms of a backbone with ``norm_eval=True`` stay in eval mode."""
 

@@ -12,10 +12,11 @@ from ..layers.base import LearnedNorm
 from ..layers.exemplar_norm import ExemplarNorm
 from ..layers.instance_meta_norm import InstanceMetaNorm
 from ..layers.switchable_norm import SwitchableNorm
-from .batch_average import unwrap
+from ..registry import register
+from .batch_average import is_sharded, unwrap
 
 
-@HOOKS.register_module()
+@register(HOOKS)
 class NormRatioHook(Hook):
     """At the first iteration and every ``interval`` ones, logs averages of each SN, EN and ILM layer.
 
@@ -31,7 +32,8 @@ class NormRatioHook(Hook):
         interval: Iterations between two logs.
     """
 
-    priority = 'LOW'
+    # It stops watching before other hooks, such as BatchAverageHook, run the model.
+    priority = 'ABOVE_NORMAL'
 
     def __init__(self, interval: int = 50) -> None:
         if isinstance(interval, bool) or not isinstance(interval, int) or interval <= 0:
@@ -50,9 +52,10 @@ class NormRatioHook(Hook):
         """Start watching, if this iteration is logged."""
         if runner.iter and not self.every_n_train_iters(runner, self.interval):
             return
+        whole = not is_sharded(runner.model)
         for name, layer in _layers(runner.model).items():
             self._sums[name] = torch.zeros(len(_tags(layer)) + 1, dtype=torch.float64)
-            if isinstance(layer, SwitchableNorm):
+            if isinstance(layer, SwitchableNorm) and whole:
                 self._see(name, layer, (), {})
             else:
                 watch = partial(self._see, name)
@@ -102,7 +105,9 @@ class NormRatioHook(Hook):
 
 
 def _layers(model: nn.Module) -> dict[str, LearnedNorm]:
-    return {name: module for name, module in unwrap(model).named_modules() if isinstance(module, LearnedNorm)}
+    modules = unwrap(model).named_modules()
+    # FullyShardedDataParallel puts itself between the names.
+    return {n.replace('_fsdp_wrapped_module.', ''): m for n, m in modules if isinstance(m, LearnedNorm)}
 
 
 def _tags(layer: LearnedNorm) -> list[str]:

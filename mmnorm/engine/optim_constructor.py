@@ -7,9 +7,10 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
 from ..layers.base import LearnedNorm
+from ..registry import register
 
 
-@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+@register(OPTIM_WRAPPER_CONSTRUCTORS)
 class LearnedNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """mmengine's default constructor, to which SN, EN and ILM are norms.
 

@@ -1,4 +1,4 @@
-"""What a config may name besides the layers: hooks, the optimizer wrapper constructor, the file backend."""
+"""What a config may name besides the layers: hooks, a sampler, the optimizer wrapper constructor, the file backend."""
 
 
 def register_engine() -> None:
@@ -10,6 +10,7 @@ def register_engine() -> None:
     from . import (  # noqa: F401
         atomic_files,
         batch_average_hook,
+        class_balanced_sampler,
         exact_resume,
         norm_eval_hook,
         norm_ratio_hook,

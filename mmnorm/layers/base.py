@@ -76,13 +76,16 @@ class LearnedNorm(nn.Module):
         """Set the mode, as nn.Module does; with :attr:`norm_eval` it is eval mode in any case."""
         return super().train(mode and not self.norm_eval)
 
-    def coefficients(self, mean: Tensor, var: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+    def coefficients(
+        self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Scale and shift of each plane, ``y = scale * (x - mean) + shift``: the formula of the norm.
 
         Args:
             mean: Mean of each plane, (N, C), in float64, or float32 for half-precision input.
             var: Biased variance of each plane, (N, C), in that type or the one that the input is computed in.
             positions: Number of positions of a plane.
+            update_running_stats: Whether the batch may enter running statistics, where there are any.
 
         Returns:
             Scale and shift, both broadcastable to (N, C).
@@ -178,7 +181,7 @@ class PooledNorm(LearnedNorm):
         normalizers: Any non-empty choice of 'IN', 'LN', 'BN' and 'GN'; K is their number.
         num_groups: Number of groups of GN; gcd(C, num_groups) is used, so that any C works.
         init_ratios: Probabilities of the K normalizers at the start; None is uniform.
-        sync: Pool BN's statistics over the samples of all processes of the default group.
+        sync: In training, take BN's statistics over the values of all processes of the default group.
         affine: Whether gamma and beta are learned.
         track_running_stats: Whether BN keeps running statistics and uses them in eval mode, else it uses the batch's.
     """
@@ -251,14 +254,16 @@ class PooledNorm(LearnedNorm):
             self.running_var.fill_(1)
             self.num_batches_tracked.zero_()
 
-    def pool(self, mean: Tensor, var: Tensor, positions: int, track: bool = True) -> tuple[Tensor, Tensor]:
+    def pool(
+        self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """The moments that each normalizer of the pool uses.
 
         Args:
             mean: Mean of each plane, (N, C).
             var: Biased variance of each plane, (N, C).
             positions: Number of positions of a plane.
-            track: Whether the batch enters BN's running statistics, in training mode.
+            update_running_stats: Whether the batch enters BN's running statistics, in training mode.
 
         Returns:
             What :func:`mmnorm.ops.pool` returns: deviations and variances, both (K, N, C).
@@ -267,9 +272,11 @@ class PooledNorm(LearnedNorm):
         if 'BN' not in self.normalizers:
             return ops.pool(mean, var, **options)
         if self.track_running_stats and not self.training:
-            return ops.pool(mean, var, self.running_mean, self.running_var, **options)
+            # A backward is that of the statistics that its forward has seen, whatever becomes of them in between.
+            statistics = [t.clone() if torch.is_grad_enabled() else t for t in (self.running_mean, self.running_var)]
+            return ops.pool(mean, var, *statistics, **options)
         stats = None
-        if track and self.training and self.track_running_stats:
+        if update_running_stats and self.training and self.track_running_stats:
             buffers = self.running_mean, self.running_var, self.num_batches_tracked
             stats = ops.RunningStats(*buffers, self.momentum, positions)
         if not self._waits_for_others():

@@ -38,7 +38,7 @@ class ExemplarNorm(PooledNorm):
         normalizers: Any non-empty choice of 'IN', 'LN', 'BN' and 'GN'; K is their number.
         num_groups: Number of groups of GN; gcd(C, num_groups) is used.
         init_ratios: Importance ratios of the K normalizers at the start, for every sample; None is uniform.
-        sync: Take BN's statistics over the samples of all processes.
+        sync: In training, take BN's statistics over the values of all processes.
         reduction: r, the channels that one output of the convolution sees; gcd(C, reduction) is used.
         expansion: pi; the hidden layer has expansion * K units.
         ratio_net: 'pairwise' as above, or 'mlp': the two fully connected layers see :math:`\bar x_n` itself
@@ -164,13 +164,15 @@ class ExemplarNorm(PooledNorm):
         with torch.autocast(x.device.type, enabled=False):
             mean, var = ops.moments(planes)
             # Also without any: other processes may wait for this one.
-            pooled = self.pool(mean, var, self._positions(x), track=False)
+            pooled = self.pool(mean, var, self._positions(x), update_running_stats=False)
             if x.numel() == 0:
                 return torch.full((x.shape[0], len(self.normalizers)), math.nan, device=x.device, dtype=dtype)
             return self.ratios(mean, *pooled).to(dtype)
 
-    def coefficients(self, mean: Tensor, var: Tensor, positions: int) -> tuple[Tensor, Tensor]:
-        pooled = self.pool(mean, var, positions)
+    def coefficients(
+        self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        pooled = self.pool(mean, var, positions, update_running_stats)
         return ops.mix_outputs(*pooled, self.ratios(mean, *pooled), self.weight, self.bias, eps=self.eps)
 
     def ratios(self, mean: Tensor, deviation: Tensor, variance: Tensor) -> Tensor:

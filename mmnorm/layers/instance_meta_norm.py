@@ -144,7 +144,9 @@ class InstanceMetaNorm(LearnedNorm):
         beta = ACTIVATIONS[self.mean_activation](F.linear(mean_embedding, self.mean_decoder_weight.to(dtype)))
         return omega, beta
 
-    def coefficients(self, mean: Tensor, var: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+    def coefficients(
+        self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
+    ) -> tuple[Tensor, Tensor]:
         base = ops.pool(mean, var, normalizers=(self.base,), num_groups=self.num_groups)
         return ops.rescale(*base, *self.predict(mean, var), self.weight, self.bias, eps=self.eps)
 

@@ -30,7 +30,7 @@ class SwitchableNorm(PooledNorm):
         normalizers: Any non-empty choice of 'IN', 'LN', 'BN' and 'GN'; K is their number.
         num_groups: Number of groups of GN; gcd(C, num_groups) is used.
         init_ratios: Probabilities of the K normalizers at the start; None is uniform.
-        sync: Take BN's statistics over the samples of all processes.
+        sync: In training, take BN's statistics over the values of all processes.
         affine: Whether gamma and beta are learned; without, they are 1 and 0.
         track_running_stats: Whether BN keeps running statistics and uses them in eval mode.
         device: Where the parameters are created.
@@ -112,8 +112,10 @@ class SwitchableNorm(PooledNorm):
         # In float32 at least: gradients of many planes meet in each.
         return logits.to(ops.accumulation_dtype(logits.dtype)).softmax(1)
 
-    def coefficients(self, mean: Tensor, var: Tensor, positions: int) -> tuple[Tensor, Tensor]:
-        pooled = self.pool(mean, var, positions)
+    def coefficients(
+        self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        pooled = self.pool(mean, var, positions, update_running_stats)
         return ops.mix_statistics(*pooled, self.ratios(), self.weight, self.bias, eps=self.eps)
 
     def _constant_ratios(self, logits: Tensor) -> dict[str, Tensor]:

@@ -1,6 +1,9 @@
 """Networks of the papers that the installed codebases lack; ``custom_imports=dict(imports=['mmnorm.models'])``."""
 
+from ..registry import report_taken_names
 from .inception_v2 import InceptionV2
 from .thin_resnet_cifar import ThinResNetCIFAR
+
+report_taken_names()
 
 __all__ = ['InceptionV2', 'ThinResNetCIFAR']

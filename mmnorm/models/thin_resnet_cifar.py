@@ -6,6 +6,8 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..registry import register
+
 
 class PaddedShortcut(nn.Module):
     """Identity that takes every ``stride``-th position and fills the new channels with zeros; no parameters.
@@ -28,7 +30,7 @@ class PaddedShortcut(nn.Module):
         return f'new_channels={self.new_channels}, stride={self.stride}'
 
 
-@MODELS.register_module()
+@register(MODELS)
 class ThinResNetCIFAR(ResNet_CIFAR):
     """The ResNets of the ResNet paper's Section 4.2: three stages of 16, 32 and 64 channels, 6n + 2 layers.
 

@@ -11,20 +11,24 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
 
+from ..version import is_older
 from . import nodes
 from .compat import is_compiling, is_forward_ad, is_transformed
 from .passes import native, reference
 from .passes.composed import ComposedPasses
 
+# Kernels of earlier ones cannot index tuples of constants.
+OLDEST_TRITON = (3, 4)
 BACKENDS = ('auto', 'reference', 'composed', 'native', 'triton')
 
 _NEEDS = {
-    'triton': 'the package triton, 3.4 or later, which is not installed',
+    'triton': 'the package triton, 3.4 or newer, which is not installed',
     'native': 'the compiled module mmnorm._C, which is missing or does not load (install mmnorm again, with '
     '--no-build-isolation and a C++ compiler)',
 }
@@ -79,12 +83,8 @@ def has_native() -> bool:
 
 @cache
 def has_triton() -> bool:
-    """Whether the package triton is installed, 3.4 or later: kernels of earlier ones cannot index constants."""
-    if find_spec('triton') is None:
-        return False
-    import triton
-
-    return tuple(map(int, triton.__version__.split('.')[:2])) >= (3, 4)
+    """Whether the package triton is installed, and new enough."""
+    return find_spec('triton') is not None and not is_older(import_module('triton').__version__, OLDEST_TRITON)
 
 
 def _checked(name: str, source: str) -> str:
@@ -153,8 +153,8 @@ def kernel(name: str, mean: Tensor) -> Callable | None:
 def _is_plain(x: Tensor) -> bool:
     """Whether kernels may be called by themselves: eager mode, real memory, no transform, no subclass, not empty."""
     return (
-        type(x) in (Tensor, nn.Parameter)
-        and not is_compiling()
+        not is_compiling()
+        and type(x) in (Tensor, nn.Parameter)
         and not x.is_meta
         and x.numel() > 0
         and not is_transformed()

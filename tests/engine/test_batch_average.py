@@ -72,6 +72,31 @@ def test_statistics_of_all_values(name, training):
     assert all(p.grad is None for p in model.parameters())
 
 
+def batch_variances(model, layer, loader):
+    """Biased variances of what a layer is given, batch by batch, (batches, C), and their number of values."""
+    values = [inputs_of(model, layer, [batch]) for batch in loader]
+    return torch.stack([v.var(0, unbiased=False) for v in values]), torch.tensor([float(len(v)) for v in values])
+
+
+def test_both_readings_of_the_paper():
+    """The average of the batches' variances, and the variance of all values, which has that of their means too."""
+    model, loader = network(LAYERS['SN']), batches(2, 2, 2, 2)
+    variances, counts = batch_variances(model, 0, loader)
+    values = inputs_of(model, 0, loader)
+    means = torch.stack([inputs_of(model, 0, [batch]).mean(0) for batch in loader])
+    within = (variances * counts[:, None]).sum(0) / counts.sum()
+    between = ((means - values.mean(0)).square() * counts[:, None]).sum(0) / counts.sum()
+    update_bn_stats(model, loader, num_iters=4, progress=False, variance='average')
+    torch.testing.assert_close(model[0].running_mean.double(), values.mean(0), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model[0].running_var.double(), within, rtol=1e-5, atol=1e-5)
+    update_bn_stats(model, loader, num_iters=4, progress=False)
+    size = counts.sum()
+    torch.testing.assert_close(
+        model[0].running_var.double(), (within + between) * size / (size - 1), rtol=1e-5, atol=1e-5
+    )
+    assert (between > 0.1 * within).all(), 'they do differ here'
+
+
 def test_one_batch_is_what_training_sees():
     """With one batch and momentum 1, training gives the same statistics."""
     model, loader = network(LAYERS['EN']), batches(4)
@@ -206,7 +231,9 @@ def worker(rank, store, model, loaders, results):
     torch.set_num_threads(1)
     wrapped = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
     used = update_bn_stats(wrapped, loaders[rank], 5, progress=False)
-    results[rank] = used, dict(model.named_buffers())
+    statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    update_bn_stats(wrapped, loaders[rank], 5, progress=False, variance='average')
+    results[rank] = used, statistics, model[0].running_var.clone()
     dist.destroy_process_group()
 
 
@@ -214,18 +241,22 @@ def worker(rank, store, model, loaders, results):
 def test_two_processes(sync, tmp_path):
     """Each with batches of its own, of which one has more."""
     model = network(lambda c: mmnorm.SwitchableNorm2d(c, sync=sync))
-    # Synchronized layers take maps of one size.
-    loader = [(x[:, :, :5], y) for x, y in batches(2, 3, 4, 1, 2)]
+    loader = batches(2, 3, 4, 1, 2)
     loaders = loader[:2], loader[2:]
     with mp.Manager() as manager:
         results = manager.dict()
         mp.start_processes(worker, (tmp_path / 'store', model, loaders, results), nprocs=2, start_method='fork')
-        (used, first), (_, second) = results[0], results[1]
+        (used, first, within), (_, second, other) = results[0], results[1]
     assert used == 2
     values = inputs_of(model, 0, loader[:4])
     torch.testing.assert_close(first['0.running_mean'].double(), values.mean(0), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(first['0.running_var'].double(), values.var(0), rtol=1e-5, atol=1e-5)
     assert all(torch.equal(first[name], second[name]) for name in first)
+    variances, counts = batch_variances(model, 0, loader[:4])
+    torch.testing.assert_close(
+        within.double(), (variances * counts[:, None]).sum(0) / counts.sum(), rtol=1e-5, atol=1e-5
+    )
+    assert torch.equal(within, other)
 
 
 class Points(Dataset):
@@ -364,3 +395,7 @@ def test_hook_groups_images_as_training_does():
 def test_hook_refuses_nonsense():
     with pytest.raises(ValueError, match='num_iters must be a positive integer, got 0'):
         HOOKS.build(dict(type='BatchAverageHook', num_iters=0))
+    with pytest.raises(ValueError, match="variance must be one of total, average, got 'mean'"):
+        HOOKS.build(dict(type='BatchAverageHook', variance='mean'))
+    with pytest.raises(ValueError, match='variance must be one of total, average'):
+        update_bn_stats(network(nn.BatchNorm2d), batches(2), variance='mean')

@@ -63,7 +63,10 @@ def train(work_dir, hooks, model=None, iterations=7):
         train_dataloader=dict(dataset=Points(), batch_size=2, sampler=dict(type='InfiniteSampler', shuffle=False)),
         train_cfg=dict(by_epoch=False, max_iters=iterations),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-        default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=1),
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2),
+        ),
         custom_hooks=hooks,
         randomness=dict(seed=5),
         experiment_name=work_dir.name,
@@ -102,6 +105,17 @@ def test_what_is_logged(tmp_path):
     curve = next(curve for curve in read_history(tmp_path / 'with').curves if curve.name == 'en')
     assert curve.steps.tolist() == [1, 3, 6, 9]
     assert curve.values['IN'].tolist()[2:] == [0.25, 0.5]
+
+
+def test_others_run_the_model_in_between(tmp_path):
+    spy = Spy()
+    train(tmp_path, [spy, dict(type='NormRatioHook', interval=1), dict(type='BatchAverageHook', num_iters=3)])
+    (file,) = tmp_path.glob('*/vis_data/scalars.json')
+    lines = [entry for entry in map(json.loads, file.read_text().splitlines()) if 'EN/en/IN' in entry]
+    assert [line['step'] for line in lines] == [1, 2, 3, 4, 5, 6, 7]
+    for line in lines:
+        for key, value in spy.seen[line['step']].items():
+            assert line[key] == pytest.approx(value, abs=1e-5), key
 
 
 def test_a_model_without_learned_norms(tmp_path, caplog):

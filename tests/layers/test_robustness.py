@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from helpers import LAYERS, assert_same, outputs_and_gradients, randomize
+from helpers import AUTOCAST_TYPES, LAYERS, assert_same, outputs_and_gradients, randomize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain import plain
@@ -96,7 +96,7 @@ def test_half_precision_is_float32_inside(cls, dtype):
     torch.testing.assert_close(layer(x).float(), expected, rtol=torch.finfo(dtype).eps / 2, atol=2e-5)
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('dtype', AUTOCAST_TYPES, ids=str)
 @each_layer
 def test_autocast(cls, dtype):
     model = nn.Sequential(nn.Conv2d(3, 16, 3), cls(16), nn.ReLU(inplace=True))

@@ -102,7 +102,7 @@ COLLECTIVES = 'all_gather', 'all_gather_into_tensor', 'all_reduce', 'all_to_all'
 
 
 def run_case(rank, case):
-    """By step what process ``rank`` computes, then its gradients (of all processes where DDP has summed) and buffers."""
+    """By step what process ``rank`` computes, then its gradients (with DDP those of all processes) and buffers."""
     layer, results = case.build(), []
     network = nn.parallel.DistributedDataParallel(layer, broadcast_buffers=False) if case.wrap else layer
     for step in case.data():

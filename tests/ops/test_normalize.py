@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import assert_same, outputs_and_gradients, randomize
+from helpers import AUTOCAST_TYPES, assert_same, outputs_and_gradients, randomize
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -277,7 +277,7 @@ def test_gradients_at_a_large_offset(name):
     assert errors[0] <= errors[1]
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize('dtype', AUTOCAST_TYPES, ids=str)
 @pytest.mark.parametrize('name', ['SN', 'EN', 'ILM'])
 def test_autocast(name, dtype):
     conv, norm = nn.Conv2d(3, 16, 3), LAYERS[name](16)
@@ -294,6 +294,7 @@ def test_autocast(name, dtype):
     assert torch.nn.functional.cosine_similarity(x.grad.flatten(), expected.flatten(), dim=0) > 0.995
 
 
+@pytest.mark.skipif(not hasattr(torch.amp, 'GradScaler'), reason='PyTorch scales gradients on the CPU since 2.3')
 def test_gradient_scaler():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), LAYERS['EN'](8), nn.ReLU(inplace=True), nn.Conv2d(8, 1, 3))
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
@@ -374,7 +375,9 @@ def test_backends(backend, monkeypatch):
     ):
         backend('cuda')
     monkeypatch.setattr(backends, 'has_triton', lambda: False)
-    with pytest.raises(RuntimeError, match="needs the package triton, 3.4 or later, which is not installed; use 'auto'"):
+    with pytest.raises(
+        RuntimeError, match="needs the package triton, 3.4 or newer, which is not installed; use 'auto'"
+    ):
         backend('triton')
     monkeypatch.setattr(native, 'load', lambda: None)
     with pytest.raises(RuntimeError, match='needs the compiled module mmnorm._C, which is missing or does not load'):

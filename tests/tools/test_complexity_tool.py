@@ -82,7 +82,7 @@ def test_sync_bn_of_mmcv(costs):
 
 
 def test_detectors_differ_by_their_norms_alone(costs):
-    found = costs('configs/pipeline/faster_rcnn_en_r18_digits.py', '--shape', 64, '--norms', 'GN', 'SN', 'EN')
+    found = costs('configs/pipeline/faster_rcnn_en_r18_fpn_digits.py', '--shape', 64, '--norms', 'GN', 'SN', 'EN')
     besides = {name: row['flops'] - row['norm_flops'] for name, row in found.items()}
     assert besides['BN'] == besides['GN'] == besides['SN'] == besides['EN']
     # 100 proposals of 64x7x7 through the four 3x3 convolutions of the box head, and more.

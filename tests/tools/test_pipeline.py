@@ -4,54 +4,19 @@ import contextlib
 import importlib
 import io
 import json
-import os
 import re
 import runpy
 import sys
-import traceback
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import in_fork
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.utils import ManagerMixin
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ('segmentation', 'detection')
-
-
-def forget_instances(cls):
-    """As in a new process: without the loggers and visualizers of what has run in this one."""
-    for subclass in cls.__subclasses__():
-        subclass._instance_dict.clear()
-        forget_instances(subclass)
-
-
-def in_fork(log, name, *arguments):
-    """As run_tool of tools/demo.py, in a fork of this process, which has imported everything."""
-    process = os.fork()
-    if process == 0:
-        status = 1
-        try:
-            with log.open('w') as output:
-                for descriptor in (1, 2):
-                    os.dup2(output.fileno(), descriptor)
-                sys.stdout = sys.stderr = output
-                torch.set_num_threads(1)
-                forget_instances(ManagerMixin)
-                sys.argv = [f'tools/{name}', *map(str, arguments)]
-                try:
-                    runpy.run_path(sys.argv[0], run_name='__main__')
-                    status = 0
-                except SystemExit as stopped:
-                    status = stopped.code or 0
-                except BaseException:
-                    traceback.print_exc()
-        finally:
-            os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    assert status == 0, log.read_text()[-4000:]
 
 
 def run_pipeline(*arguments):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-SHORT = 'configs/cifar/resnet20_cifar10_short.py'
-CAMVID = 'configs/segmentation/deeplab_r18_camvid.py'
+SHORT = 'configs/cifar/resnet20_bn_cifar10_short.py'
+CAMVID = 'configs/segmentation/deeplab_bn_r18_camvid.py'
 
 
 def iterations(number):

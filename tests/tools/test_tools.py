@@ -120,6 +120,24 @@ def test_download_that_fails(refuse, digits, tmp_path):
     assert 'model.backbone.init_cfg=None' in message
 
 
+def test_start_that_is_not_there(refuse, digits, tmp_path, monkeypatch):
+    """A headline config as it stands, in a place without internet and with nothing in the cache: one message."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    for proxy in ('http_proxy', 'https_proxy'):
+        monkeypatch.setenv(proxy, 'http://127.0.0.1:9')
+    config, key = 'configs/deeplab_en_r50.py', 'model.backbone.init_cfg'
+    choices = [f'{key}.checkpoint=PATH', f'{key}.checkpoint=torchvision://resnet50', f'{key}=None']
+    options = ['--work-dir', tmp_path, '--cfg-options', *data_root(digits)]
+    message = refuse('train', config, *options)
+    assert f'could not download torchvision://resnet50 (from {key})' in message
+    for choice in choices:
+        assert message.count(choice) == 1
+    message = refuse('train', config, *options, f'{key}.checkpoint=/no/c.pth')
+    assert f'checkpoint not found: /no/c.pth (from {key}.checkpoint)' in message
+    for choice in choices:
+        assert message.count(choice) == 1
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='what a machine without a GPU is told')
 def test_what_needs_a_gpu(refuse, digits):
     options = ['--cfg-options', *data_root(digits)]

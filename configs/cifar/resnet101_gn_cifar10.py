@@ -1,0 +1,5 @@
+# ResNet-101, CIFAR-10: Group Normalization.
+_base_ = ['../_base_/resnet101_cifar.py', '../_base_/cifar10.py']
+
+model = dict(backbone=dict(norm_cfg=dict(type='GN', num_groups=32, requires_grad=True)))
+train_dataloader = dict(batch_size=64)

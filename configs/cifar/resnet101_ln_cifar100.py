@@ -1,0 +1,5 @@
+# ResNet-101, CIFAR-100: Layer Normalization, which is GN with one group.
+_base_ = ['../_base_/resnet101_cifar.py', '../_base_/cifar100.py']
+
+model = dict(backbone=dict(norm_cfg=dict(type='GN', num_groups=1, requires_grad=True)), head=dict(num_classes=100))
+train_dataloader = dict(batch_size=64)

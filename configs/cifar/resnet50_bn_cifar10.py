@@ -1,5 +1,0 @@
-# ResNet-50 (101 by model.backbone.depth), CIFAR-10: Batch Normalization.
-_base_ = ['../_base_/resnet50_cifar.py', '../_base_/cifar10.py']
-
-model = dict(backbone=dict(norm_cfg=dict(type='BN', requires_grad=True)))
-train_dataloader = dict(batch_size=64)

@@ -1,5 +1,0 @@
-# ResNet-50 (101 by model.backbone.depth), CIFAR-100: Instance Normalization.
-_base_ = ['../_base_/resnet50_cifar.py', '../_base_/cifar100.py']
-
-model = dict(backbone=dict(norm_cfg=dict(type='IN', affine=True, requires_grad=True)), head=dict(num_classes=100))
-train_dataloader = dict(batch_size=64)

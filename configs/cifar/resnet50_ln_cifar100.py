@@ -1,5 +1,0 @@
-# ResNet-50 (101 by model.backbone.depth), CIFAR-100: Layer Normalization, which is GN with one group.
-_base_ = ['../_base_/resnet50_cifar.py', '../_base_/cifar100.py']
-
-model = dict(backbone=dict(norm_cfg=dict(type='GN', num_groups=1, requires_grad=True)), head=dict(num_classes=100))
-train_dataloader = dict(batch_size=64)

@@ -1,0 +1,15 @@
+# Faster R-CNN, ResNet-50, FPN, COCO: BN frozen in the backbone, Group Normalization in FPN and box head.
+_base_ = '../_base_/faster_rcnn_r50_fpn_coco.py'
+
+# What the backbone starts from: an ImageNet checkpoint of your own (a path; trained by an mmpretrain config with
+# BN), OpenMMLab's weights (a name with ://), or nothing (None).
+pretrained = 'torchvision://resnet50'
+init_cfg = pretrained and dict(
+    type='Pretrained', checkpoint=pretrained, prefix=None if '://' in pretrained else 'backbone.')
+
+norm_cfg = dict(type='GN', num_groups=32, requires_grad=True)
+model = dict(
+    backbone=dict(
+        frozen_stages=1, norm_eval=True, norm_cfg=dict(type='BN', requires_grad=False), init_cfg=init_cfg),
+    neck=dict(norm_cfg=norm_cfg),
+    roi_head=dict(bbox_head=dict(norm_cfg=norm_cfg)))

@@ -1,0 +1,1 @@
+"""The papers' experiments: experiments.yaml, how a row is built and run, and what came of it beside the paper."""

@@ -1,0 +1,139 @@
+"""From a row to command lines: what tools/train.py, tools/test.py and tools/analyze_norm.py are called with."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ..engine import checks
+from .catalogue import Experiment
+
+# The checkout: configs and tools stand beside the package.
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS, TOOLS = ROOT / 'configs', ROOT / 'tools'
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a row is run, where not as it stands.
+
+    Attributes:
+        code: With the authors' code's values in place of the paper's.
+        gpus: On so many GPUs; None is the row's number.
+        seed: Of the run; None leaves it to the config.
+    """
+
+    code: bool = False
+    gpus: int | None = None
+    seed: int | None = None
+
+    def gpus_of(self, row: Experiment) -> int:
+        """Number of GPUs that the row is run on."""
+        code = row.code if self.code else None
+        return self.gpus or (code.gpus if code and code.gpus else row.gpus)
+
+    def settings(self, row: Experiment) -> dict[str, Any]:
+        """What is set in the row's config, by dotted key."""
+        found: dict[str, Any] = {}
+        if row.images is not None and row.kind == 'train':
+            found['train_dataloader.batch_size'] = row.images
+        found.update(row.set)
+        if self.code and row.code is not None:
+            found.update(row.code.set)
+        if self.seed is not None:
+            found['randomness.seed'] = self.seed
+        return found
+
+    def flags(self, row: Experiment) -> tuple[str, ...]:
+        """Options of tools/train.py besides."""
+        return row.code.flags if self.code and row.code is not None else ()
+
+
+AS_IT_STANDS = Variant()
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a backbone starts from: a network that was trained to classify.
+
+    Attributes:
+        checkpoint: Its checkpoint.
+        config: Its config, which says how it saw images.
+    """
+
+    checkpoint: Path
+    config: Config
+
+    def settings(self, cfg: Config) -> dict[str, Any]:
+        """What makes the network of ``cfg`` start from it: the weights, and the colours that they were trained on."""
+        found: dict[str, Any] = {}
+        for key, _ in checks.pretrained_settings(cfg):
+            found[f'{key}.checkpoint'] = str(self.checkpoint)
+            found[f'{key}.prefix'] = 'backbone.'
+        seen, ours = self.config.data_preprocessor, cfg.model.data_preprocessor
+        for key in ('mean', 'std'):
+            if list(ours[key]) != list(seen[key]):
+                found[f'model.data_preprocessor.{key}'] = list(seen[key])
+        if ours.bgr_to_rgb != seen.to_rgb:
+            found['model.data_preprocessor.bgr_to_rgb'] = seen.to_rgb
+        return found
+
+
+def read_config(row: Experiment, variant: Variant = AS_IT_STANDS, start: Start | None = None) -> Config:
+    """The config of a row, with what the row sets in it."""
+    cfg = Config.fromfile(CONFIGS / row.config)
+    cfg.merge_from_dict({**(start.settings(cfg) if start else {}), **variant.settings(row)})
+    return cfg
+
+
+def train_command(config: Path, gpus: int, work_dir: Path, *options: str) -> list[str]:
+    """tools/train.py, or tools/dist_train.sh on several GPUs; goes on where it stopped."""
+    return [*_launch('train', config, gpus), '--work-dir', _shown(work_dir), '--resume', *options]
+
+
+def test_command(config: Path, checkpoint: Path, gpus: int, out: Path, *options: str) -> list[str]:
+    """tools/test.py, or tools/dist_test.sh on several GPUs; metrics go to ``out``."""
+    folder = _shown(out.with_suffix(''))
+    return [*_launch('test', config, gpus, _shown(checkpoint)), '--work-dir', folder, '--out', _shown(out), *options]
+
+
+def figure_command(words: Sequence[str], sources: Sequence[Path], out: Path, *options: str) -> list[str]:
+    """tools/analyze_norm.py.
+
+    Args:
+        words: The command and its options.
+        sources: Checkpoints.
+        out: The picture.
+        *options: More options.
+    """
+    script = ['python', _shown(TOOLS / 'analyze_norm.py'), words[0], *map(_shown, sources)]
+    return [*script, *words[1:], *options, '--out', _shown(out)]
+
+
+def cfg_options(settings: Mapping[str, Any]) -> list[str]:
+    """``--cfg-options KEY=VALUE ...``; nothing if there are none."""
+    return ['--cfg-options', *(f'{key}={_text(value)}' for key, value in settings.items())] if settings else []
+
+
+def shell_line(command: Sequence[str]) -> str:
+    """A command as one types it."""
+    return shlex.join(command)
+
+
+def _launch(job: str, config: Path, gpus: int, *positional: str) -> list[str]:
+    if gpus == 1:
+        return ['python', _shown(TOOLS / f'{job}.py'), _shown(config), *positional]
+    return [_shown(TOOLS / f'dist_{job}.sh'), _shown(config), *positional, str(gpus)]
+
+
+def _text(value: Any) -> str:
+    return f'[{",".join(map(_text, value))}]' if isinstance(value, list | tuple) else str(value)
+
+
+def _shown(path: Path) -> str:
+    """Relative to the current folder where it is below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -1,0 +1,172 @@
+"""What came of runs, beside the papers' figures: a table with mean and spread over seeds, bars, and curves."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from ..analysis.figures.style import SERIES, new_figure, paper_style
+from ..errors import UsageError
+from .catalogue import Catalogue, Experiment, Metric
+from .folders import run_folder, seeds_of
+
+# What a classifier reports of the batches of training, by what it reports of validation.
+_TRAINING = {'accuracy/top1': 'accuracy_top-1'}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure of a row.
+
+    Attributes:
+        metric: Which.
+        paper: What the paper has: a number, or text, or None.
+        values: What the runs have, one a seed.
+    """
+
+    metric: Metric
+    paper: float | str | None
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float | None:
+        """Over the seeds."""
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over the seeds, of a sample; None for less than two."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def difference(self) -> float | None:
+        """The mean less the paper's figure."""
+        if self.mean is None or not isinstance(self.paper, int | float):
+            return None
+        return self.mean - self.paper
+
+    def here(self) -> str:
+        """As text: '76.9', or '76.9 ± 0.1 (3)' for three seeds."""
+        if self.mean is None:
+            return ''
+        spread = '' if self.spread is None else f' ± {self.spread:.2f} ({len(self.values)})'
+        return f'{self.mean:.2f}{spread}'
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row with its figures."""
+
+    experiment: Experiment
+    cells: tuple[Cell, ...]
+
+
+def gather(catalogue: Catalogue, rows: Sequence[Experiment], root: Path, code: bool = False) -> list[Line]:
+    """Collect what the runs of these rows have left below ``root``."""
+    lines = []
+    for row in rows:
+        source = catalogue.run_of(row)
+        folders = [run_folder(root, source, seed, code) for seed in seeds_of(root, source, code)]
+        names = [name for name in (row.paper or source.paper) if name != 'note']
+        if not names:
+            reported = catalogue.metrics.items()
+            names = [name for name, metric in reported if any(f.figure(metric) is not None for f in folders)]
+        cells = []
+        for name in names:
+            metric = catalogue.metrics[name]
+            values = [folder.figure(metric) for folder in folders]
+            cells.append(Cell(metric, row.paper.get(name), tuple(value for value in values if value is not None)))
+        lines.append(Line(row, tuple(cells)))
+    return lines
+
+
+def markdown(catalogue: Catalogue, lines: Sequence[Line]) -> str:
+    """A table: row, figure, the paper's, what is here, the difference."""
+    text = ['| experiment | row | figure | paper | here | difference |', '| --- | --- | --- | ---: | ---: | ---: |']
+    for line in lines:
+        for cell in line.cells:
+            paper = '' if cell.paper is None else str(cell.paper)
+            difference = '' if cell.difference is None else f'{cell.difference:+.2f}'
+            row = line.experiment
+            text.append(f'| {row.id} | {row.row} | {cell.metric.label} | {paper} | {cell.here()} | {difference} |')
+    seeds = 'Here: mean ± standard deviation (number of seeds), a value alone of one seed; empty where nothing was run.'
+    sources = sorted({line.experiment.source for line in lines})
+    papers = ', '.join(f'{s}: {catalogue.papers[s]["title"]}, {catalogue.papers[s]["version"]}' for s in sources)
+    return '\n'.join([*text, '', f'{seeds} {papers}.']) + '\n'
+
+
+def bars_figure(lines: Sequence[Line]) -> Figure:
+    """The first figure of each row: the paper's as an outline, what is here filled, with its spread.
+
+    Raises:
+        UsageError: If no row has a number.
+    """
+    shown = []
+    for line in lines:
+        cell = next((c for c in line.cells if isinstance(c.paper, int | float) or c.values), None)
+        if cell is not None:
+            shown.append((line.experiment, cell))
+    if not shown:
+        raise UsageError('there is nothing to draw: no row has a figure, of the paper or of a run')
+    first = shown[0][1].metric
+    shown = [(row, cell) for row, cell in shown if cell.metric == first]
+    with paper_style():
+        figure = new_figure(0.9 + 0.22 * len(shown))
+        axes = figure.subplots()
+        for index, (_, cell) in enumerate(shown):
+            if isinstance(cell.paper, int | float):
+                axes.barh(index, cell.paper, 0.75, fill=False, edgecolor='0.2', linewidth=0.8)
+            if cell.mean is not None:
+                axes.barh(index, cell.mean, 0.45, xerr=cell.spread, color=SERIES[0], error_kw=dict(lw=0.8, capsize=2))
+        axes.set_yticks(range(len(shown)), [row.row for row, _ in shown])
+        axes.invert_yaxis()
+        numbers = [v for _, c in shown for v in (c.paper, c.mean) if isinstance(v, int | float)]
+        low, high = min(numbers), max(numbers)
+        margin = 0.15 * (high - low) or 1
+        axes.set_xlim(max(0.0, low - margin) if low >= 0 else low - margin, high + margin / 2)
+        axes.set_xlabel(first.label)
+        handles = [Patch(fill=False, edgecolor='0.2', label='paper'), Patch(color=SERIES[0], label='here')]
+        figure.legend(handles=handles, loc='outside upper center', ncols=2)
+    return figure
+
+
+def curves_figure(
+    catalogue: Catalogue, rows: Sequence[Experiment], root: Path, code: bool = False, training: bool = False
+) -> Figure:
+    """The first figure of each row over training, of its first seed; ``training``: that of the training data too.
+
+    Raises:
+        UsageError: If no run has logged any.
+    """
+    drawn = []
+    for row in rows:
+        source = catalogue.run_of(row)
+        named = [catalogue.metrics[name] for name in source.paper if name != 'note']
+        metric = next((metric for metric in named if metric.log and not metric.tta), None)
+        for seed in seeds_of(root, source, code)[:1]:
+            folder = run_folder(root, source, seed, code)
+            if metric is not None and folder.curve(metric.log):
+                drawn.append((row, metric, folder))
+    if not drawn:
+        raise UsageError(f'no run of {", ".join(row.id for row in rows)} has been evaluated below {root}')
+    with paper_style():
+        figure = new_figure(3.0)
+        axes = figure.subplots()
+        for index, (row, metric, folder) in enumerate(drawn):
+            color = SERIES[index % len(SERIES)]
+            steps, values = zip(*folder.curve(metric.log), strict=True)
+            axes.plot(steps, [metric.convert(value) for value in values], color=color, label=row.row)
+            train = folder.training_curve(_TRAINING[metric.log]) if training and metric.log in _TRAINING else []
+            if train:
+                steps, values = zip(*train, strict=True)
+                style = dict(color=color, linestyle='--', linewidth=0.8)
+                axes.plot(steps, [metric.convert(value) for value in values], **style)
+        axes.set_ylabel(drawn[0][1].label)
+        axes.set_xlabel(drawn[0][2].unit + ('; dashed: training' if training else ''))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend()
+    return figure

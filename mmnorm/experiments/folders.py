@@ -1,0 +1,103 @@
+"""Where the runs of a row go, and what they have left there."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..engine.checkpoint_file import latest_checkpoint
+from .catalogue import Experiment, Metric
+
+METRICS, SEVERAL_SCALES = 'metrics.json', 'several_scales.json'
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The work dir of one run: of a row, with one seed.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    def last_checkpoint(self) -> Path | None:
+        """The checkpoint furthest in training."""
+        found = latest_checkpoint(str(self.path)) if self.path.is_dir() else None
+        return Path(found) if found else None
+
+    def checkpoints(self, epochs: tuple[int, ...] | str | None) -> list[Path]:
+        """Checkpoints of these epochs that are there, in order; 'all' of them, or the last."""
+        if epochs is None:
+            last = self.last_checkpoint()
+            return [last] if last else []
+        found = {}
+        for path in self.path.glob('*.pth'):
+            match = re.fullmatch(r'(?:epoch|iter)_(\d+)', path.stem)
+            if match:
+                found[int(match[1])] = path
+        return [found[step] for step in sorted(found) if epochs == 'all' or step in epochs]
+
+    def figure(self, metric: Metric) -> float | None:
+        """What the run reached, in the paper's unit; None if it has not been evaluated so."""
+        if metric.log is None:
+            return None
+        if metric.tta:
+            reported = _read(self.path / SEVERAL_SCALES).get(metric.log)
+        else:
+            curve = self.curve(metric.log)
+            tested = _read(self.path / METRICS).get(metric.log)
+            reported = curve[-1][1] if curve else tested
+        return None if reported is None else metric.convert(reported)
+
+    def curve(self, key: str) -> list[tuple[int, float]]:
+        """What the run has logged under a key: step and value, of a run that was resumed too."""
+        points = {entry['step']: entry[key] for entry in self._logged() if key in entry}
+        return sorted(points.items())
+
+    def training_curve(self, key: str) -> list[tuple[int, float]]:
+        """What was logged of the batches of training, averaged over each epoch, or as it is without epochs."""
+        sums: dict[int, list[float]] = {}
+        for entry in self._logged():
+            if key in entry:
+                sums.setdefault(entry.get('epoch', entry['step']), []).append(entry[key])
+        return [(step, sum(values) / len(values)) for step, values in sorted(sums.items())]
+
+    @property
+    def unit(self) -> str:
+        """What the steps of its curves are: 'epoch' or 'iteration'."""
+        return 'epoch' if any('epoch' in entry for entry in self._logged()) else 'iteration'
+
+    def _logged(self) -> Iterator[dict]:
+        for file in sorted(self.path.glob('*/vis_data/scalars.json')):
+            for line in file.read_text().splitlines():
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    # The last line of a run that was killed.
+                    continue
+
+
+def final_name(cfg: Config) -> str:
+    """Name of the checkpoint with which a run of this config ends."""
+    loop = cfg.train_cfg
+    return f'iter_{loop.max_iters}.pth' if 'max_iters' in loop else f'epoch_{loop.max_epochs}.pth'
+
+
+def run_folder(root: Path, row: Experiment, seed: int, code: bool = False) -> RunFolder:
+    """The folder of a row's run with this seed, below ``root``."""
+    return RunFolder(root / row.id / f'{"code_" if code else ""}seed_{seed}')
+
+
+def seeds_of(root: Path, row: Experiment, code: bool = False) -> list[int]:
+    """Seeds with which a row has been run."""
+    pattern = re.compile(f'{"code_" if code else ""}seed_(\\d+)')
+    matches = (pattern.fullmatch(path.name) for path in (root / row.id).glob('*') if path.is_dir())
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def _read(file: Path) -> dict:
+    return json.loads(file.read_text()) if file.is_file() else {}

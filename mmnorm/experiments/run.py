@@ -1,0 +1,68 @@
+"""Running the steps of a plan, each in a process of its own; what is done is passed over, what was stopped goes on."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import UsageError
+from .commands import ROOT, shell_line
+from .plan import Step
+
+# Runs a command; its output goes to the file; returns the exit status.
+Execute = Callable[[list[str], Path], int]
+
+
+def execute(command: list[str], log: Path) -> int:
+    """In a process of its own, with this Python and this package."""
+    python = Path(sys.executable)
+    words = [str(python) if word == 'python' else word for word in command]
+    environment = dict(os.environ)
+    environment['PATH'] = f'{python.parent}{os.pathsep}{environment.get("PATH", "")}'
+    environment['PYTHONPATH'] = f'{ROOT}{os.pathsep}{environment.get("PYTHONPATH", "")}'
+    with log.open('a') as output:
+        return subprocess.run(words, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+
+
+def run(steps: list[Step], say: Callable[[str], None] = print, with_: Execute = execute) -> None:
+    """Run what is not done.
+
+    Raises:
+        UsageError: If a step fails; the rest is not run.
+    """
+    for number, step in enumerate(steps, 1):
+        head = f'[{number}/{len(steps)}] {step.title}'
+        if step.done:
+            say(f'{head}: done, {step.result}')
+            continue
+        step.log.parent.mkdir(parents=True, exist_ok=True)
+        step.prepare()
+        say(f'{head}\n    {shell_line(step.command)}\n    log: {step.log}')
+        status = with_(step.command, step.log)
+        if status or not step.done:
+            tail = ''.join(step.log.read_text(errors='replace').splitlines(keepends=True)[-15:])
+            ended = f'failed (status {status})' if status else f'ended without {step.result}'
+            raise UsageError(
+                f'{step.title} {ended}; the same command goes on from here. The end of {step.log}:\n{tail}'
+            )
+
+
+def check_gpus(needed: int, given: int | None) -> None:
+    """Refuse a run on GPUs that are not there.
+
+    Args:
+        needed: What the plan takes.
+        given: What the user gave in its place.
+
+    Raises:
+        UsageError: If there are fewer.
+    """
+    import torch
+
+    present = torch.cuda.device_count()
+    if given is None and needed > present:
+        raise UsageError(
+            f'this takes {needed} GPUs, {present} are visible. Give --gpus N to run it on N (1 without a GPU: CPU); '
+            f'images a GPU stay, so the batch and with it the experiment is another. To see a row run, --tiny.'
+        )

@@ -1,0 +1,111 @@
+"""A row made small: its network and its schedule's shape stay, data are the built-in digits, a few images, a few steps.
+
+It shows that a row runs from pretraining to evaluation, on a CPU in a minute; the figures mean nothing.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from ..datasets import write_layout
+
+_DIGITS = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
+_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_SIDE = 64
+# Images of the training and of the validation data, images a batch, and length: iterations, or epochs.
+_TRAIN, _VAL, _BATCH, _ITERATIONS, _EPOCHS = 8, 4, 4, 4, 2
+
+
+@dataclass
+class Tiny:
+    """Makes configs small, in place.
+
+    Args:
+        folder: Where the digits are; they are written when they are first needed.
+    """
+
+    folder: Path
+
+    def __call__(self, cfg: Config) -> None:
+        """Make ``cfg`` small."""
+        {'mmpretrain': self._classify, 'mmseg': self._segment, 'mmdet': self._detect}[cfg.default_scope](cfg)
+        for name in _LOADERS:
+            cfg[name].update(num_workers=0, persistent_workers=False)
+        cfg.train_dataloader.batch_size = min(cfg.train_dataloader.batch_size, _BATCH)
+        _shorten(cfg)
+
+    def _root(self, layout: str) -> Path:
+        root, _ = write_layout(layout, out=self.folder, train=_TRAIN, val=_VAL, size=(_SIDE, _SIDE), seed=0)
+        return root
+
+    def _classify(self, cfg: Config) -> None:
+        root = self._root('imagenet')
+        side = 16 if 'CIFAR' in cfg.model.backbone.type else 32
+        pipeline = [
+            dict(type='LoadImageFromFile'),
+            dict(type='Resize', scale=(side, side)),
+            dict(type='PackInputs'),
+        ]
+        for name, prefix in zip(_LOADERS, ('train', 'val', 'val'), strict=True):
+            dataset = dict(type='CustomDataset', data_root=str(root), data_prefix=prefix, pipeline=pipeline)
+            cfg[name].dataset = ConfigDict(dataset)
+            cfg[name].batch_size = _BATCH
+        cfg.model.head.num_classes = 10
+        # CIFAR's images are RGB as they are read, files are BGR.
+        cfg.data_preprocessor = ConfigDict({**cfg.get('data_preprocessor', {}), 'num_classes': 10, 'to_rgb': True})
+
+    def _segment(self, cfg: Config) -> None:
+        cityscapes = 'cityscapes' in str(cfg.train_dataloader.dataset.type).lower()
+        root = self._root('cityscapes' if cityscapes else 'ade20k')
+        for name in _LOADERS:
+            cfg[name].dataset.data_root = str(root)
+        size = (_SIDE, _SIDE)
+        cfg.model.data_preprocessor.size = size
+        for head in ('decode_head', 'auxiliary_head'):
+            cfg.model[head].num_classes = 19 if cityscapes else 11
+        for name in _LOADERS:
+            for transform in cfg[name].dataset.pipeline:
+                if 'scale' in transform:
+                    transform.scale = size
+                if 'crop_size' in transform:
+                    transform.crop_size = size
+        for i, view in enumerate(cfg.tta_pipeline[1].transforms[0]):
+            cfg.tta_pipeline[1].transforms[0][i] = ConfigDict(
+                type=view.type, scale=(_SIDE + 16 * i, _SIDE + 16 * i), keep_ratio=True
+            )
+
+    def _detect(self, cfg: Config) -> None:
+        root = self._root('coco')
+        for name in _LOADERS:
+            cfg[name].dataset.data_root = f'{root}/'
+            cfg[name].dataset.metainfo = ConfigDict(classes=_DIGITS)
+            for transform in cfg[name].dataset.pipeline:
+                if 'scale' in transform:
+                    transform.scale = (_SIDE, _SIDE)
+        annotations = str(root / 'annotations/instances_val2017.json')
+        cfg.val_evaluator.ann_file = cfg.test_evaluator.ann_file = annotations
+        for head in ('bbox_head', 'mask_head'):
+            if cfg.model.roi_head.get(head):
+                cfg.model.roi_head[head].num_classes = 10
+        cfg.model.train_cfg.rcnn.sampler.num = 32
+
+
+def _shorten(cfg: Config) -> None:
+    loop = cfg.train_cfg
+    if 'max_iters' in loop:
+        end, by = _ITERATIONS, 'iters'
+        cfg.train_cfg.val_interval = _ITERATIONS
+    else:
+        end, by = _EPOCHS, 'epochs'
+    cfg.train_cfg[f'max_{by}'] = end
+    schedulers = cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
+    for scheduler in schedulers:
+        if scheduler.type in ('PolyLR', 'CosineAnnealingLR') and 'end' in scheduler:
+            scheduler.end = min(scheduler.end, end)
+    cfg.default_hooks.checkpoint.interval = end
+    cfg.default_hooks.checkpoint.save_best = None
+    cfg.default_hooks.logger.interval = 1
+    for hook in cfg.get('custom_hooks') or []:
+        if hook.type == 'BatchAverageHook':
+            hook.num_iters = 2
