@@ -23,7 +23,7 @@ from .compat import is_compiling, is_forward_ad, is_transformed
 from .passes import native, reference
 from .passes.composed import ComposedPasses
 
-# Kernels of earlier ones take no tuples of constants.
+# Kernels of earlier ones cannot index tuples of constants.
 OLDEST_TRITON = (3, 4)
 BACKENDS = ('auto', 'reference', 'composed', 'native', 'triton')
 

@@ -1,44 +1,50 @@
-"""The kernels of the coefficients against the closed forms: on the GPU where there is one, else interpreted."""
+"""The kernels of the coefficients' steps against plain operators: on the GPU where there is one, else interpreted."""
 
 import math
 import os
+import re
 import subprocess
 import sys
 from functools import partial
 
 import pytest
 import torch
+from helpers import randomize
 
-from mmnorm import SwitchableNorm2d
-from mmnorm.ops import closed_form
+import mmnorm
+from mmnorm.ops import backend, coefficients
+from mmnorm.ops.again import differentiate_again
 
-triton = pytest.importorskip('triton', minversion='3.0')
-coefficients = pytest.importorskip('mmnorm.ops.triton_coefficients')
+triton = pytest.importorskip('triton', minversion='3.4')
+kernels = pytest.importorskip('mmnorm.ops.coefficients.triton')
 
-from mmnorm.ops.triton_coefficients import exemplar, instance_meta, pool, switchable  # noqa: E402
-
-MODULES = exemplar, instance_meta, pool, switchable
+MODULES = [sys.modules[f'mmnorm.ops.{name}'] for name in ('coefficients.triton.pools', 'coefficients.triton.mixing')]
+PASSES = sys.modules['mmnorm.ops.passes.triton']
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 RUNS_KERNELS = INTERPRETED or DEVICE == 'cuda'
-# Of the coefficients and of the means: for float64, float32 and half-precision input.
+# Of the variances, which is computed in, and of the means: for float64, float32 and half-precision input.
 DTYPES = [(torch.float64, torch.float64), (torch.float32, torch.float64), (torch.float32, torch.float32)]
 DOUBLE = DTYPES[0]
+ALL = ('BN', 'GN', 'LN', 'IN')
+# With 'given', BN is given its moments.
 POOLS = [
     (('BN',), 1, 1),
     (('IN',), 2, 3),
     (('LN',), 5, 58),
     (('GN',), 2, 100),
-    (('running',), 5, 3),
-    (('LN', 'running'), 2, 58),
+    (('given',), 5, 3),
+    (('LN', 'given'), 2, 58),
     (('IN', 'LN', 'BN'), 1, 24),
-    (('BN', 'GN', 'LN', 'IN'), 2, 128),
-    (('GN', 'running', 'IN', 'LN'), 5, 58),
-    # More samples and channels than a tile has.
-    (('GN', 'BN'), 40, 5),
-    (('IN', 'LN', 'BN'), 2, 600),
+    (ALL, 2, 128),
+    (('GN', 'given', 'IN', 'LN'), 5, 58),
+    # More samples, and more channels, than a tile has.
+    (('GN', 'BN'), 70, 5),
+    (('LN',), 2, 1100),
+    (('IN',), 2, 600),
 ]
-POOL_IDS = [f'{"-".join(names)}-{n}x{c}' for names, n, c in POOLS]
+# (K, N, C)
+SIZES = [(1, 1, 1), (2, 2, 3), (3, 5, 58), (4, 2, 100), (3, 40, 24), (2, 1, 200)]
 
 
 def collected(condition):
@@ -67,355 +73,372 @@ def _nan_for_uninitialized_memory():
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture
+def triton_backend():
+    before = mmnorm.set_backend('triton')
+    yield
+    mmnorm.set_backend(before)
+
+
+def random(*shape, dtype=torch.float32):
+    return torch.randn(shape, dtype=torch.float64).to(DEVICE, dtype)
+
+
 def make_moments(n, c, dtypes):
-    dtype, mean_dtype = dtypes
-    mean = (torch.randn(n, c, dtype=torch.float64) * 2 + 10).to(DEVICE, mean_dtype)
-    return mean, torch.rand(n, c, device=DEVICE).to(dtype) + 0.1, mean.to(dtype)
+    return random(n, c, dtype=dtypes[1]) * 2 + 10, random(n, c, dtype=dtypes[0]).abs() + 0.1
 
 
-def make_pools(names, c, dtype, track=None):
-    running = torch.randn(c, device=DEVICE) + 10, torch.rand(c, device=DEVICE) + 0.1
-    return [
-        closed_form.PoolForm(name, dtype, math.gcd(c, 8), running if name == 'running' else None, track)
-        for name in names
-    ]
+def make_deviations(k, n, c, dtype):
+    return random(k, n, c, dtype=dtype), random(k, n, c, dtype=dtype).abs() + 0.1
 
 
-def parameters(*shapes, dtype=torch.float32):
-    """Random ones; None for each None."""
-    return [None if s is None else torch.randn(s, device=DEVICE).div_(math.sqrt(s[-1])).to(dtype) for s in shapes]
+def make_pool(names, n, c, dtypes):
+    """Inputs and options of the pool."""
+    given = (random(c) + 10, random(c).abs()) if 'given' in names else ()
+    names = tuple('BN' if name == 'given' else name for name in names)
+    return (*make_moments(n, c, dtypes), *given), dict(normalizers=names, num_groups=math.gcd(c, 8))
 
 
-def switchable_parameters(k, c, affine=True, **kwargs):
-    return parameters(*([(c,)] * 2 if affine else [None] * 2), (k,), (k,), **kwargs)
+def plain(name):
+    return getattr(coefficients, name).__wrapped__
 
 
-def exemplar_parameters(k, c, pairwise=True, conv=True, shared=False, affine=True, expansion=50, **kwargs):
-    r, hidden = math.gcd(c, 32), expansion * k
-    gamma = ((c,) if shared else (k, c)) if affine else None
-    conv_shape = (c // r, r) if pairwise and conv else None
-    shapes = gamma, gamma, conv_shape, (hidden, k * k if pairwise else c), (hidden,), (k, hidden), (k,)
-    return parameters(*shapes, **kwargs)
+def kernel(name, tensors, options):
+    return kernels.KERNELS[name](partial(differentiate_again, partial(plain(name), **options)), *tensors, **options)
 
 
-def instance_meta_parameters(c, keys, embedding, affine=True, **kwargs):
-    return parameters(*([(c,)] * 2 if affine else [None] * 2), (embedding, keys), *[(keys, embedding)] * 2, **kwargs)
+def leaves(tensors, dtype=None):
+    return [None if t is None else t.detach().clone().to(dtype or t.dtype).requires_grad_() for t in tensors]
 
 
-def run(form, moments, params, dscale, dshift):
-    scale, shift, saved = form.forward(*moments, *params)
-    assert all(t is None or isinstance(t, torch.Tensor) for t in saved)
-    dmean, dvar, dparams = form.backward(saved, params, dscale, dshift)
-    gradients = [torch.zeros_like(scale) if t is None else t for t in (dmean, dvar)]
-    return dict(scale=scale, shift=shift, dmean=gradients[0], dvar=gradients[1]) | {
-        f'dparams[{i}]': t for i, t in enumerate(dparams)
-    }
+def outputs_and_gradients(run, tensors, order):
+    """Outputs, gradients of all inputs, and (``order`` 2) those of a function of the gradients."""
+    given = [t for t in tensors if t is not None]
+    outputs = run(tensors)
+    outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+    generator = torch.Generator().manual_seed(0)
+    dys = [torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.device, y.dtype) for y in outputs]
+    # The deviation of IN is a constant for plain operators.
+    ys, dys = zip(*[(y, dy) for y, dy in zip(outputs, dys, strict=True) if y.requires_grad], strict=True)
+    gradients = partial(torch.autograd.grad, inputs=given, allow_unused=True, materialize_grads=True)
+    result = [*outputs, *gradients(ys, grad_outputs=dys, retain_graph=order == 2)]
+    if order == 2:
+        first = gradients(ys, grad_outputs=dys, create_graph=True)
+        result += [*first, *gradients(sum(t.double().square().sum() for t in first))]
+    return [t.detach() for t in result]
 
 
-def check(form, twin, moments, params, repeat=False):
-    assert coefficients.supports(form, *moments[0].shape, *params)
-    # The twin wants all in the type that it computes in.
-    exact = [None if p is None else p.to(form.dtype) for p in params]
-    dscale, dshift = torch.randn(2, *moments[0].shape, device=DEVICE, dtype=form.dtype)
-    actual = run(form, moments, params, dscale, dshift)
-    expected = run(twin, moments, exact, dscale, dshift)
-    tolerance = 1e-10 if form.dtype == torch.float64 else 1e-5
-    for name, value in expected.items():
-        if value is None:
-            assert actual[name] is None, name
-            continue
-        assert actual[name].shape == value.shape, name
-        assert actual[name].is_contiguous(), name
-        bound = tolerance * max(1, value.abs().max().item())
-        if name.startswith('dparams') and actual[name].dtype != value.dtype:
-            bound += torch.finfo(actual[name].dtype).eps * value.abs().max().item()
-        difference = (actual[name].double() - value.double()).abs().max().item()
-        assert difference <= bound, f'{name} differs by up to {difference:.1e}'
+def check(name, tensors, order=1, repeat=False, **options):
+    """Compare with plain operators in float64."""
+    run = partial(kernel, name, options=options)
+    actual = outputs_and_gradients(run, leaves(tensors), order)
+    exact = partial(plain(name), **options)
+    expected = outputs_and_gradients(lambda ts: exact(*ts), leaves(tensors, torch.float64), order)
+    # The mean is more precise than what is computed in.
+    tolerance = 1e-10 if tensors[1].dtype == torch.float64 else 1e-5
+    for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        assert a.shape == e.shape
+        scale = max(1, e.abs().max().item())
+        bound = (tolerance + (torch.finfo(a.dtype).eps if a.dtype != torch.float64 else 0)) * scale
+        difference = (a.double() - e).abs().max().item()
+        assert difference <= bound, f'{name}: result {i} differs by up to {difference:.1e} at {scale:.1e}'
     if repeat:
-        for name, value in run(form, moments, params, dscale, dshift).items():
-            assert torch.equal(actual[name], value), name
+        for a, b in zip(actual, outputs_and_gradients(run, leaves(tensors), order), strict=True):
+            assert torch.equal(a, b)
 
 
-def check_switchable(names, n, c, dtypes, repeat=False, **kwargs):
-    moments, pools = make_moments(n, c, dtypes), make_pools(names, c, dtypes[0])
-    forms = (package.SwitchableForm(pools, 1e-5, dtypes[0]) for package in (coefficients, closed_form))
-    check(*forms, moments, switchable_parameters(len(names), c, **kwargs), repeat)
-
-
-def check_exemplar(names, n, c, dtypes, tanh=True, repeat=False, **kwargs):
-    moments, pools = make_moments(n, c, dtypes), make_pools(names, c, dtypes[0])
-    arguments = pools, 1e-5, dtypes[0], kwargs.get('pairwise', True), tanh
-    forms = (package.ExemplarForm(*arguments) for package in (coefficients, closed_form))
-    check(*forms, moments, exemplar_parameters(len(names), c, **kwargs), repeat)
-
-
-def check_instance_meta(base, n, c, keys, embedding, dtypes, activations=('tanh', 'sigmoid'), repeat=False, **kwargs):
-    moments, (base,) = make_moments(n, c, dtypes), make_pools((base,), c, dtypes[0])
-    arguments = base, keys, 1e-5, dtypes[0], *activations
-    forms = (package.InstanceMetaForm(*arguments) for package in (coefficients, closed_form))
-    check(*forms, moments, instance_meta_parameters(c, keys, embedding, **kwargs), repeat)
+def affine(*shape, dtype=torch.float32):
+    return random(*shape, dtype=dtype) + 1, random(*shape, dtype=dtype)
 
 
 @collected(RUNS_KERNELS)
-class TestSwitchable:
-    @pytest.mark.parametrize(('names', 'n', 'c'), POOLS, ids=POOL_IDS)
+class TestPool:
+    @pytest.mark.parametrize(('names', 'n', 'c'), POOLS, ids=lambda value: '-'.join(value) if value is tuple else None)
     def test_pools(self, names, n, c):
-        check_switchable(names, n, c, DOUBLE)
+        tensors, options = make_pool(names, n, c, DOUBLE)
+        check('pool', tensors, **options)
+
+    @pytest.mark.parametrize('names', [ALL, ('given', 'GN', 'IN')])
+    @pytest.mark.parametrize('dtypes', DTYPES)
+    def test_types(self, dtypes, names):
+        tensors, options = make_pool(names, 5, 24, dtypes)
+        check('pool', tensors, order=2, repeat=True, **options)
+
+    @pytest.mark.parametrize(('n', 'c', 'groups'), [(1, 1, 1), (2, 3, 1), (5, 58, 29), (2, 100, 25), (40, 24, 24)])
+    def test_group_moments(self, n, c, groups):
+        check('group_moments', make_moments(n, c, DOUBLE), groups=groups)
 
     @pytest.mark.parametrize('dtypes', DTYPES)
-    def test_types(self, dtypes):
-        check_switchable(('IN', 'LN', 'BN', 'GN'), 5, 24, dtypes, repeat=True)
+    def test_types_of_group_moments(self, dtypes):
+        check('group_moments', make_moments(5, 24, dtypes), order=2, repeat=True, groups=3)
 
-    def test_without_affine(self):
-        check_switchable(('IN', 'LN', 'BN'), 5, 24, DOUBLE, affine=False)
-
-    def test_half_precision_parameters(self):
-        check_switchable(('IN', 'LN', 'BN'), 5, 24, DTYPES[2], dtype=torch.float16)
+    def test_large_means(self):
+        mean, var = make_moments(5, 24, DTYPES[1])
+        check('pool', (mean + 1e6, var * 1e-2), normalizers=ALL, num_groups=8)
 
 
 @collected(RUNS_KERNELS)
-class TestExemplar:
-    @pytest.mark.parametrize(('names', 'n', 'c'), POOLS, ids=POOL_IDS)
-    def test_pools(self, names, n, c):
-        check_exemplar(names, n, c, DOUBLE)
+class TestMixing:
+    @pytest.mark.parametrize(('k', 'n', 'c'), SIZES)
+    def test_mix_statistics(self, k, n, c):
+        ratios = random(2, k).softmax(1)
+        check('mix_statistics', (*make_deviations(k, n, c, torch.float64), ratios, *affine(c)), eps=1e-5)
 
-    @pytest.mark.parametrize('dtypes', DTYPES)
-    def test_types(self, dtypes):
-        check_exemplar(('IN', 'LN', 'BN', 'GN'), 5, 24, dtypes, repeat=True)
+    @pytest.mark.parametrize(('k', 'n', 'c'), SIZES)
+    def test_mix_outputs(self, k, n, c):
+        ratios = random(n, k).softmax(1)
+        check('mix_outputs', (*make_deviations(k, n, c, torch.float64), ratios, *affine(k, c)), eps=1e-5)
+
+    @pytest.mark.parametrize(('k', 'n', 'c'), SIZES)
+    @pytest.mark.parametrize('conv', [True, False])
+    def test_correlate(self, k, n, c, conv):
+        r = math.gcd(c, 16)
+        conv_weight = random(c // r, r) if conv else None
+        check('correlate', (*make_deviations(k, n, c, torch.float64), conv_weight), eps=1e-5)
+
+    def test_correlate_with_more_channels_a_group_than_a_tile_has(self):
+        check('correlate', (*make_deviations(2, 1, 600, torch.float64), random(2, 300)), eps=1e-5)
 
     @pytest.mark.parametrize(
-        'ablation',
-        [dict(conv=False), dict(pairwise=False), dict(tanh=False), dict(shared=True), dict(affine=False)],
-        ids=lambda ablation: '-'.join(ablation),
+        ('n', 'c', 'groups'),
+        [(1, 1, 1), (2, 3, 1), (5, 58, 29), (2, 100, 25), (40, 24, 3), (2, 128, 128), (2, 200, 2)],
     )
-    def test_ablations(self, ablation):
-        check_exemplar(('LN', 'IN', 'GN', 'BN'), 5, 24, DOUBLE, expansion=5, **ablation)
+    def test_rescale(self, n, c, groups):
+        predicted = random(n, groups, dtype=torch.float64), random(n, groups)
+        check('rescale', (*make_deviations(1, n, c, torch.float64), *predicted, *affine(c)), eps=1e-5)
 
-    def test_all_ablations_at_once(self):
-        check_exemplar(('LN', 'BN'), 5, 24, DTYPES[1], pairwise=False, tanh=False, shared=True)
-
-    def test_half_precision_parameters(self):
-        check_exemplar(('IN', 'LN', 'BN'), 5, 24, DTYPES[2], dtype=torch.float16)
-
-
-@collected(RUNS_KERNELS)
-class TestInstanceMeta:
-    @pytest.mark.parametrize(
-        ('base', 'n', 'c', 'keys', 'embedding'),
-        [
-            ('GN', 1, 1, 1, 2),
-            ('LN', 2, 3, 1, 2),
-            ('IN', 5, 58, 29, 4),
-            ('GN', 2, 100, 25, 3),
-            ('LN', 2, 128, 128, 32),
-            ('GN', 40, 24, 3, 5),
-            ('GN', 2, 600, 300, 18),
-        ],
-    )
-    def test_bases(self, base, n, c, keys, embedding):
-        check_instance_meta(base, n, c, keys, embedding, DOUBLE)
-
-    @pytest.mark.parametrize('base', ['IN', 'LN', 'GN'])
-    @pytest.mark.parametrize('dtypes', DTYPES)
-    def test_types(self, base, dtypes):
-        check_instance_meta(base, 3, 24, 6, 4, dtypes, repeat=True)
-
-    @pytest.mark.parametrize('activations', [('sigmoid', 'tanh'), ('relu', 'identity'), ('identity', 'relu')])
-    def test_activations(self, activations):
-        check_instance_meta('GN', 5, 24, 6, 4, DOUBLE, activations)
+    @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
+    def test_types(self, dtype):
+        k, n, c, groups = 3, 5, 24, 4
+        moments, kind = make_deviations(k, n, c, dtype), dict(dtype=dtype)
+        again = dict(order=2, repeat=True, eps=1e-5)
+        check('mix_statistics', (*moments, random(2, k, **kind).softmax(1), *affine(c, **kind)), **again)
+        check('mix_outputs', (*moments, random(n, k, **kind).softmax(1), *affine(k, c, **kind)), **again)
+        check('correlate', (*moments, random(3, 8, **kind) / 3), **again)
+        predicted = random(n, groups, **kind), random(n, groups, **kind)
+        check('rescale', (*(t[:1] for t in moments), *predicted, *affine(c, **kind)), **again)
 
     def test_without_affine(self):
-        check_instance_meta('GN', 5, 24, 6, 4, DOUBLE, affine=False)
+        k, n, c = 3, 5, 24
+        moments = make_deviations(k, n, c, torch.float64)
+        for w, b in ((None, None), (None, random(c)), (random(c), None)):
+            check('mix_statistics', (*moments, random(2, k).softmax(1), w, b), eps=1e-5)
+            check('mix_outputs', (*moments, random(n, k).softmax(1), w, b), eps=1e-5)
+            check('rescale', (*(t[:1] for t in moments), random(n, 4), random(n, 4), w, b), eps=1e-5)
+
+    def test_one_gamma_and_beta_of_all_normalizers(self):
+        k, n, c = 3, 5, 24
+        moments, ratios = make_deviations(k, n, c, torch.float64), random(n, k).softmax(1)
+        check('mix_outputs', (*moments, ratios, *affine(c)), repeat=True, eps=1e-5)
+        check('mix_outputs', (*moments, ratios, random(k, c), random(c)), eps=1e-5)
+        check('mix_outputs', (*moments, ratios, random(c), random(k, c)), eps=1e-5)
 
     def test_half_precision_parameters(self):
-        check_instance_meta('GN', 5, 24, 6, 4, DTYPES[2], dtype=torch.float16)
+        k, n, c, half = 3, 5, 24, dict(dtype=torch.float16)
+        moments = make_deviations(k, n, c, torch.float32)
+        check('mix_statistics', (*moments, random(2, k, **half).softmax(1), *affine(c, **half)), eps=1e-5)
+        check('mix_outputs', (*moments, random(n, k).softmax(1), *affine(k, c, **half)), eps=1e-5)
+        check('correlate', (*moments, random(3, 8, **half) / 3), eps=1e-5)
 
 
 @collected(RUNS_KERNELS)
-@pytest.mark.parametrize('buffers', [torch.float32, torch.float64])
-@pytest.mark.parametrize(('n', 'positions'), [(5, 12), (1, 1)])
-@pytest.mark.parametrize('momentum', [0.1, 1.0, None])
-def test_running_statistics(momentum, n, positions, buffers):
-    c, dtype = 24, torch.float64
-    layer = SwitchableNorm2d(c, momentum=momentum, device=DEVICE)
-    for name in ('running_mean', 'running_var'):
-        getattr(layer, name).data = torch.rand(c, device=DEVICE).to(buffers)
-    stats = [layer.running_mean.clone(), layer.running_var.clone(), layer.num_batches_tracked.clone()]
-    twin_pools = make_pools(('IN', 'BN'), c, dtype, partial(layer._track, positions))
-    for kind, params in (
-        ('SwitchableForm', switchable_parameters(2, c)),
-        ('ExemplarForm', exemplar_parameters(2, c, expansion=4)),
-    ):
-        moments = make_moments(n, c, DOUBLE)
-        pools = make_pools(('IN', 'BN'), c, dtype)
-        running_stats = coefficients.RunningStats(*stats, momentum, positions)
-        getattr(coefficients, kind)(pools, 1e-5, dtype, running_stats=running_stats).forward(*moments, *params)
-        getattr(closed_form, kind)(twin_pools, 1e-5, dtype).forward(*moments, *[p.to(dtype) for p in params])
-        tolerance = 1e-12 if buffers == torch.float64 else 1e-6
-        torch.testing.assert_close(stats[0], layer.running_mean, rtol=tolerance, atol=tolerance)
-        torch.testing.assert_close(stats[1], layer.running_var, rtol=tolerance, atol=tolerance)
-        assert stats[2] == layer.num_batches_tracked
-    assert stats[2] == 2
+class TestRunningStatistics:
+    @pytest.mark.parametrize('buffers', [torch.float16, torch.float32, torch.float64])
+    @pytest.mark.parametrize(('n', 'positions'), [(5, 12), (1, 1)])
+    @pytest.mark.parametrize('momentum', [0.1, 1, None])
+    def test_as_by_plain_operators(self, momentum, n, positions, buffers):
+        c = 40
+        ours, plains = [], []
+        for stats in (ours, plains):
+            torch.manual_seed(0)
+            # Every second value of a longer buffer.
+            mean, var = (random(2 * c, dtype=buffers)[::2] for _ in range(2))
+            stats += [mean, var.abs_(), torch.tensor(0, device=DEVICE)]
+        options = dict(normalizers=('LN', 'BN'), num_groups=1)
+        versions = [t._version for t in ours]
+        for _ in range(2):
+            tensors = make_moments(n, c, DTYPES[1])
+            kernel('pool', tensors, options | dict(track=coefficients.RunningStats(*ours, momentum, positions)))
+            plain('pool')(*tensors, **options, track=coefficients.RunningStats(*plains, momentum, positions))
+        tolerance = max(4 * torch.finfo(buffers).eps, 1e-12)
+        for a, e in zip(ours[:2], plains[:2], strict=True):
+            torch.testing.assert_close(a, e, rtol=tolerance, atol=tolerance)
+        assert ours[2] == plains[2] == 2
+        # What autograd has saved of them counts as changed.
+        assert all(t._version > version for t, version in zip(ours, versions, strict=True))
+
+    def test_gradients_of_gradients_leave_them_alone(self, triton_backend):
+        stats = coefficients.RunningStats(random(24), random(24).abs(), torch.tensor(3, device=DEVICE), 0.1, 12)
+        mean, var = leaves(make_moments(5, 24, DOUBLE))
+        _, variance = coefficients.pool(mean, var, normalizers=('BN',), track=stats)
+        before = [t.clone() for t in stats[:3]]
+        (gradient,) = torch.autograd.grad(variance.square().sum(), mean, create_graph=True)
+        gradient.square().sum().backward()
+        assert mean.grad is not None
+        assert all(torch.equal(a, b) for a, b in zip(stats, before, strict=False))
+
+    def test_they_may_change_before_the_backward(self):
+        tensors, options = make_pool(('LN', 'given'), 5, 24, DOUBLE)
+        results = []
+        for change in (False, True):
+            mean, var = leaves(tensors[:2])
+            given = [t.clone() for t in tensors[2:]]
+            outputs = kernel('pool', (mean, var, *given), options)
+            if change:
+                for t in given:
+                    t.fill_(7)
+            results.append(torch.autograd.grad(sum(t.square().sum() for t in outputs), (mean, var)))
+        for a, b in zip(*results, strict=True):
+            assert torch.equal(a, b)
 
 
 @collected(RUNS_KERNELS)
-def test_track_is_called_without_running_statistics():
-    calls = []
-    moments = make_moments(5, 24, DTYPES[1])
-    pools = make_pools(('LN', 'BN', 'GN'), 24, torch.float32, lambda *args: calls.append(args))
-    params = switchable_parameters(3, 24)
-    for package in (coefficients, closed_form):
-        package.SwitchableForm(pools, 1e-5, torch.float32).forward(*moments, *params)
-    (actual, expected) = calls
-    assert actual[0] == expected[0] == 5
-    for a, b in zip(actual[1:], expected[1:]):
-        assert a.dtype == b.dtype
-        torch.testing.assert_close(a, b)
+def test_memory_that_is_not_contiguous():
+    """Inputs, and gradients that are expanded, which is what a sum sends back."""
+    k, n, c = 3, 5, 24
+    moments = make_deviations(k, n, c, torch.float64)
+    inputs = leaves((*moments, random(n, k).softmax(1), *affine(k, c)))
+    strided = [t.transpose(0, -1).contiguous().transpose(0, -1) for t in inputs]
+    assert not any(t.is_contiguous() for t in strided)
+    results = []
+    for run in (partial(kernel, options=dict(eps=1e-5)), lambda name, ts: plain(name)(*ts, eps=1e-5)):
+        outputs = run('mix_outputs', strided)
+        results.append([*outputs, *torch.autograd.grad(outputs[0].sum() + outputs[1].sum(), inputs)])
+    for a, e in zip(*results, strict=True):
+        torch.testing.assert_close(a, e)
 
 
 @collected(RUNS_KERNELS)
-def test_running_statistics_may_change_before_the_backward():
-    pools = make_pools(('LN', 'running'), 24, torch.float64)
-    moments, params = make_moments(5, 24, DOUBLE), switchable_parameters(2, 24)
-    form = coefficients.SwitchableForm(pools, 1e-5, torch.float64)
-    _, _, saved = form.forward(*moments, *params)
-    dscale, dshift = torch.randn(2, 5, 24, device=DEVICE, dtype=torch.float64)
-    before = form.backward(saved, params, dscale, dshift)
-    for t in pools[1].running:
-        t.fill_(7)
-    after = form.backward(saved, params, dscale, dshift)
-    for a, b in zip((*before[:2], *before[2]), (*after[:2], *after[2])):
-        assert torch.equal(a, b)
+def test_only_what_is_asked_for_gets_gradients():
+    k, n, c = 3, 5, 24
+    tensors = (*make_deviations(k, n, c, torch.float64), random(n, k).softmax(1), *affine(k, c))
+    for wanted in range(len(tensors)):
+        inputs = [t.detach().clone().requires_grad_(i == wanted) for i, t in enumerate(tensors)]
+        scale, _ = kernel('mix_outputs', inputs, dict(eps=1e-5))
+        if wanted in (0, 4):
+            # The scale depends on neither deviations nor beta.
+            continue
+        for create_graph in (False, True):
+            found = torch.autograd.grad(scale.sum(), inputs[wanted], retain_graph=True, create_graph=create_graph)[0]
+            (expected,) = torch.autograd.grad(plain('mix_outputs')(*inputs, eps=1e-5)[0].sum(), inputs[wanted])
+            torch.testing.assert_close(found, expected)
 
 
-def make_forms(c, dtype=torch.float32, n=32, momentum=0.1, group=32):
-    """The three forms as the layers have them by default, each with its parameters."""
-    pools = make_pools(('IN', 'LN', 'BN'), c, dtype)
-    buffers = torch.zeros(c, device=DEVICE), torch.ones(c, device=DEVICE), torch.tensor(0, device=DEVICE)
-    stats = coefficients.RunningStats(*buffers, momentum, 49)
-    keys = c // math.gcd(c, 16)
-    embedding = keys // 16 if keys > 16 else 2
-    base = closed_form.PoolForm('GN', dtype, math.gcd(c, group))
+def every_step(n=32, c=256, dtypes=DTYPES[1]):
+    """A call of each step as the layers make it, and of what they can be told to leave out: name, inputs, options."""
+    k, g, dtype = 3, c // 16, dtypes[0]
+    moments, deviations = make_moments(n, c, dtypes), make_deviations(k, n, c, dtype)
+    track = coefficients.RunningStats(random(c), random(c).abs(), torch.tensor(0, device=DEVICE), 0.1, 49)
+    weight, bias = random(2, k, c)
     return [
-        (coefficients.SwitchableForm(pools, 1e-5, dtype, stats), switchable_parameters(3, c)),
-        (coefficients.ExemplarForm(pools, 1e-5, dtype, running_stats=stats), exemplar_parameters(3, c)),
-        (coefficients.InstanceMetaForm(base, keys, 1e-5, dtype), instance_meta_parameters(c, keys, embedding)),
+        ('pool', moments, dict(normalizers=('IN', 'LN', 'BN'), num_groups=32, track=track)),
+        ('pool', (*moments, random(c), random(c)), dict(normalizers=('GN', 'BN', 'IN', 'LN'), num_groups=32)),
+        ('pool', moments, dict(normalizers=('BN',), track=track._replace(momentum=None))),
+        ('group_moments', moments, dict(groups=g)),
+        ('mix_statistics', (*deviations, random(2, k), weight[0], bias[0]), dict(eps=1e-5)),
+        ('mix_statistics', (*(t[:1] for t in deviations), random(2, 1), None, None), dict(eps=1e-5)),
+        ('mix_outputs', (*deviations, random(n, k), weight, bias), dict(eps=1e-5)),
+        ('correlate', (*deviations, random(c // 32, 32)), dict(eps=1e-5)),
+        ('correlate', (*deviations, None), dict(eps=1e-5)),
+        ('rescale', (*(t[:1] for t in deviations), random(n, g), random(n, g), weight[0], bias[0]), dict(eps=1e-5)),
     ]
 
 
 @pytest.fixture
 def launches(monkeypatch):
-    """What is launched, instead of a launch."""
-    calls = []
+    """Names of the kernels that are launched, instead of a launch."""
+    names = []
 
-    def launch(kernel, programs, *args, num_warps=4, **constants):
+    def launch(kernel, programs, *args, **constants):
         assert programs > 0
-        calls.append((kernel, args, constants, num_warps))
+        names.append(kernel.__name__)
+
+    for module in (*MODULES, PASSES):
+        monkeypatch.setattr(module, 'launch', launch)
+    return names
+
+
+@collected(not INTERPRETED)
+def test_launches_of_the_steps(launches):
+    for name, tensors, options in every_step():
+        launches.clear()
+        outputs = kernel(name, leaves(tensors), options)
+        outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+        assert len(launches) == 1
+        torch.autograd.backward(outputs, [torch.ones_like(y) for y in outputs])
+        assert len(launches) == (3 if name == 'pool' else 2)
+
+
+@collected(not INTERPRETED)
+@pytest.mark.parametrize('name', ['SN', 'EN', 'ILM'])
+def test_launches_of_the_layers(launches, name, triton_backend):
+    """As the documentation of the kernels has them."""
+    layers = {'SN': mmnorm.SwitchableNorm2d, 'EN': mmnorm.ExemplarNorm2d, 'ILM': mmnorm.InstanceMetaNorm2d}
+    layer = randomize(layers[name](64)).to(DEVICE)
+    x = torch.randn(2, 64, 8, 8, device=DEVICE, requires_grad=True)
+    y = layer(x)
+    forward = len(launches)
+    y.sum().backward()
+    (row,) = re.findall(rf'^\| {name} \| (\d+): .*\| (\d+): .*\|$', kernels.__doc__, re.MULTILINE)
+    # The passes besides: moments and affine, the sums of the planes and the gradient of the input.
+    assert (forward - 2, len(launches) - forward - 2) == tuple(map(int, row))
+
+
+class GPU:
+    """A driver of a GPU that is not there, enough to compile for it."""
+
+    def __init__(self, capability):
+        self.capability = capability
+
+    def get_current_device(self):
+        return self.capability
+
+    def get_current_stream(self, device):
+        return 0
+
+    def get_current_target(self):
+        return triton.backends.compiler.GPUTarget('cuda', self.capability, 32)
+
+
+@collected(not INTERPRETED)
+@pytest.mark.parametrize(('capability', 'dtypes'), [(80, DTYPES[1]), (90, DTYPES[1]), (90, DTYPES[0])])
+def test_kernels_compile_for_a_gpu(monkeypatch, tmp_path, capability, dtypes):
+    if 'nvidia' not in triton.backends.backends:
+        pytest.skip('this Triton has no compiler for NVIDIA GPUs')
+    codes = {}
+
+    def launch(kernel, programs, *args, **constants):
+        compiled = kernel.run(*args, grid=(programs,), warmup=True, num_warps=PASSES.NUM_WARPS, **constants)
+        codes.setdefault(kernel.__name__, []).append(compiled.asm)
 
     for module in MODULES:
         monkeypatch.setattr(module, 'launch', launch)
-    return calls
+    driver = triton.runtime.driver
+    before = vars(driver).copy()
+    driver.set_active(GPU(capability))
+    try:
+        with triton.knobs.cache.scope():
+            triton.knobs.cache.dir = str(tmp_path)
+            for name, tensors, options in every_step(dtypes=dtypes):
+                outputs = kernel(name, leaves(tensors), options)
+                outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+                torch.autograd.backward(outputs, [torch.ones_like(y) for y in outputs])
+    finally:
+        vars(driver).update(before)
+    assert len(codes) == 9
+    for name, versions in codes.items():
+        for code in versions:
+            assert len(code['cubin']) > 0
+            # There may be more than 2 ** 31 planes: no offset of 32 bits.
+            assert not re.search(r'tt\.addptr .*tensor<[\dx]*xi32>', code['ttir']), name
 
 
-@collected(not INTERPRETED)
-def test_two_launches_each_way(launches):
-    moments = make_moments(8, 64, DTYPES[1])
-    for form, params in make_forms(64):
-        _, _, saved = form.forward(*moments, *params)
-        assert len(launches) == 2
-        form.backward(saved, params, *torch.randn(2, 8, 64, device=DEVICE))
-        assert len(launches) == 4
-        launches.clear()
-
-
-@collected(not INTERPRETED)
-@pytest.mark.parametrize(('dtypes', 'c'), [(DTYPES[1], 64), (DTYPES[2], 64), (DTYPES[1], 2048)])
-def test_kernels_compile_for_a_gpu(launches, tmp_path, dtypes, c):
-    if not hasattr(triton, 'knobs'):
-        pytest.skip('before Triton 3.4 its compiler is called otherwise')
-    if 'nvidia' not in triton.backends.backends:
-        pytest.skip('this Triton has no compiler for NVIDIA GPUs')
-    moments = make_moments(32, c, dtypes)
-    for form, params in make_forms(c, dtypes[0]):
-        _, _, saved = form.forward(*moments, *params)
-        form.backward(saved, params, *torch.randn(2, 32, c, device=DEVICE, dtype=dtypes[0]))
-    with triton.knobs.cache.scope():
-        triton.knobs.cache.dir = str(tmp_path)
-        for launch in launches:
-            assert len(compile_as_launched(*launch)['cubin']) > 0
-
-
-@collected(not INTERPRETED)
-def test_ablations_compile_for_a_gpu(launches, tmp_path):
-    if not hasattr(triton, 'knobs'):
-        pytest.skip('before Triton 3.4 its compiler is called otherwise')
-    if 'nvidia' not in triton.backends.backends:
-        pytest.skip('this Triton has no compiler for NVIDIA GPUs')
-    n, c, dtype = 3, 58, torch.float32
-    moments = make_moments(n, c, DTYPES[1])
-    running, mixed = make_pools(('running', 'GN', 'IN'), c, dtype), make_pools(('BN', 'GN', 'LN', 'IN'), c, dtype)
-    instance, batch = make_pools(('IN', 'BN'), c, dtype)
-    for form, params in [
-        (coefficients.SwitchableForm([batch], 1e-5, dtype), switchable_parameters(1, c)),
-        (coefficients.SwitchableForm(running, 1e-5, dtype), switchable_parameters(3, c, affine=False)),
-        (coefficients.SwitchableForm([instance], 1e-5, dtype), switchable_parameters(1, c, dtype=torch.float16)),
-        (coefficients.ExemplarForm(mixed, 1e-5, dtype, True, False), exemplar_parameters(4, c, conv=False)),
-        (coefficients.ExemplarForm([instance], 1e-5, dtype), exemplar_parameters(1, c, affine=False)),
-        (coefficients.ExemplarForm(running, 1e-5, dtype, False), exemplar_parameters(3, c, pairwise=False)),
-        (coefficients.ExemplarForm(running, 1e-5, dtype), exemplar_parameters(3, c, shared=True)),
-        (
-            coefficients.InstanceMetaForm(instance, 29, 1e-5, dtype, 'relu', 'identity'),
-            instance_meta_parameters(c, 29, 3, affine=False),
-        ),
-    ]:
-        _, _, saved = form.forward(*moments, *params)
-        form.backward(saved, params, *torch.randn(2, n, c, device=DEVICE))
-    for momentum in (None, 1):
-        make_forms(c, momentum=momentum)[0][0].pool.forward(*moments)
-    with triton.knobs.cache.scope():
-        triton.knobs.cache.dir = str(tmp_path)
-        for launch in launches:
-            assert len(compile_as_launched(*launch)['cubin']) > 0
-
-
-def compile_as_launched(kernel, args, constants, num_warps):
-    """Compile for an H100, specialized as a launch with these arguments would be."""
-    signature = dict.fromkeys(kernel.arg_names, 'constexpr')
-    constants, divisible = dict(constants), {}
-    for i, (name, arg) in enumerate(zip(kernel.arg_names, args)):
-        if arg is None:
-            constants[name] = None
-            continue
-        signature[name] = triton.runtime.jit.mangle_type(arg)
-        if isinstance(arg, int):
-            assert kernel.params[i].do_not_specialize, name
-        else:
-            divisible[(i,)] = [['tt.divisibility', 16]]
-    source = triton.compiler.ASTSource(kernel, signature, constants, divisible)
-    target = triton.backends.compiler.GPUTarget('cuda', 90, 32)
-    return triton.compile(source, target=target, options=dict(num_warps=num_warps)).asm
-
-
-class TestSupports:
-    @pytest.mark.parametrize('c', [1, 3, 58, 64, 2048, 4096])
-    def test_usual_sizes(self, c):
-        for form, params in make_forms(c):
-            assert coefficients.supports(form, 256, c, *params)
-
-    def test_twins_of_the_layers(self):
-        form = SwitchableNorm2d(64).closed_form(closed_form, torch.float32, 9)
-        assert coefficients.supports(form, 2, 64, *switchable_parameters(3, 64))
-
-    def test_too_large(self):
-        for form, params in make_forms(32768):
-            assert not coefficients.supports(form, 2, 32768, *params)
-        for form, params in make_forms(64):
-            assert not coefficients.supports(form, 10**7, 64, *params)
-        _, (exemplar_form, _), (meta_form, _) = make_forms(64)
-        assert not coefficients.supports(exemplar_form, 2, 64, *exemplar_parameters(3, 64, expansion=500))
-        assert not coefficients.supports(meta_form, 2, 64, *instance_meta_parameters(64, 4, 1000))
-
-    def test_a_normalizer_twice(self):
-        for names in (('IN', 'IN'), ('BN', 'running')):
-            form = closed_form.SwitchableForm(make_pools(names, 64, torch.float32), 1e-5, torch.float32)
-            assert not coefficients.supports(form, 2, 64, *switchable_parameters(2, 64))
+def test_triton_that_is_too_old(monkeypatch):
+    backend.has_triton.cache_clear()
+    try:
+        for version, enough in [('3.3.1', False), ('3.4.0', True), ('3.10.0+git1234', True), ('2.1.0', False)]:
+            monkeypatch.setattr(triton, '__version__', version)
+            assert backend.has_triton() is enough
+            backend.has_triton.cache_clear()
+    finally:
+        backend.has_triton.cache_clear()

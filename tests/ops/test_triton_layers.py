@@ -11,7 +11,7 @@ from helpers import assert_same, outputs_and_gradients, randomize
 
 import mmnorm
 
-triton = pytest.importorskip('triton', minversion='3.0')
+triton = pytest.importorskip('triton', minversion='3.4')
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 LAYERS = {'SN': mmnorm.SwitchableNorm2d, 'EN': mmnorm.ExemplarNorm2d, 'ILM': mmnorm.InstanceMetaNorm2d}
@@ -53,3 +53,19 @@ if INTERPRETED or DEVICE == 'cuda':
         x = torch.randn(3, 24, 5, 7).bfloat16()
         exact = run(copy.deepcopy(layer).double(), x.double(), 'reference')
         assert_same(run(layer, x, 'triton'), exact, tolerance=0.02)
+
+    @pytest.mark.parametrize('name', LAYERS)
+    def test_gradients_of_gradients(name):
+        layer = randomize(LAYERS[name](24)).to(DEVICE, torch.float64)
+        inputs = torch.randn(2, 24, 3, 2, dtype=torch.float64).to(DEVICE).requires_grad_(), *layer.parameters()
+        results = []
+        for backend in ('triton', 'reference'):
+            before = mmnorm.set_backend(backend)
+            try:
+                y = layer(inputs[0])
+                first = torch.autograd.grad(y.square().sum(), inputs, create_graph=True)
+                second = torch.autograd.grad(sum(t.square().sum() for t in first), inputs)
+            finally:
+                mmnorm.set_backend(before)
+            results.append({str(i): t.detach().cpu() for i, t in enumerate((y, *first, *second))})
+        assert_same(*results)

@@ -149,27 +149,28 @@ def _mix_backward(
         dshift = _load(gradients[1], sample * c + channel, valid & exists)
         dgain = (_load(gradients[0], sample * c + channel, valid & exists) + dshift * deviation) * inv_std
         ddeviation, dvariance = dshift * inv_std * gain, -0.5 * dgain * inv_std * inv_std * gain
-        of_ratio = dratios_ptr + (part * n + sample) * rows + row
         if KIND == STATISTICS:
             dratio += ddeviation * deviations
             dvar_ratio += dvariance * variances
             ddeviation, dvariance = ratio * ddeviation, var_ratio * dvariance
             dweight += dgain
         elif KIND == OUTPUTS:
-            tl.store(of_ratio, _sum(dgain * weight, 2), mask=valid & (row < rows))
+            of_ratio = (part * n + sample) * rows + row
+            tl.store(dratios_ptr + of_ratio, _sum(dgain * weight, 2), mask=valid & (row < rows))
             dweight += dgain * ratio
         else:
-            of_ratio += part * n * rows
-            tl.store(of_ratio, _sum(dgain, 2), mask=valid & (row < rows))
-            tl.store(of_ratio + n.to(tl.int64) * rows, _sum(dshift, 2), mask=valid & (row < rows))
+            of_omega = (part * 2 * n + sample) * rows + row
+            tl.store(dratios_ptr + of_omega, _sum(dgain, 2), mask=valid & (row < rows))
+            of_beta = of_omega + n.to(tl.int64) * rows
+            tl.store(dratios_ptr + of_beta, _sum(dshift, 2), mask=valid & (row < rows))
             dweight += dgain
         tl.store(ddeviation_ptr + at, ddeviation, mask=mask)
         tl.store(dvariance_ptr + at, dvariance, mask=mask)
         dbias += dshift
     if KIND == STATISTICS:
-        of_ratio = dratios_ptr + part * 2 * rows + row
-        tl.store(of_ratio, _sum(_sum(dratio, 1), 2), mask=row < rows)
-        tl.store(of_ratio + rows, _sum(_sum(dvar_ratio, 1), 2), mask=row < rows)
+        dratios_ptr += part * 2 * rows
+        tl.store(dratios_ptr + row, _sum(_sum(dratio, 1), 2), mask=row < rows)
+        tl.store(dratios_ptr + rows + row, _sum(_sum(dvar_ratio, 1), 2), mask=row < rows)
     if KIND == OUTPUTS:
         _store_sum(dweight_ptr, row * c + channel, dweight, exists & (row < rows))
     else:
@@ -238,16 +239,16 @@ def _correlate(
     acc: tl.constexpr = deviation_ptr.dtype.element_ty
     sample = tl.program_id(0).to(tl.int64)
     width = c // r
-    k, other = tl.arange(0, ROWS)[:, None], tl.arange(0, ROWS)[None, :]
+    k, other = tl.arange(0, ROWS)[:, None].to(tl.int64), tl.arange(0, ROWS)[None, :].to(tl.int64)
     features = tl.zeros((ROWS, ROWS), acc)
     for first in range(0, width, GROUPS):
-        group = first + tl.arange(0, GROUPS)[None, :]
+        group = (first + tl.arange(0, GROUPS)[None, :]).to(tl.int64)
         z = tl.zeros((ROWS, GROUPS), acc)
         for start in range(0, r, WIDTH):
             channel = start + tl.arange(0, WIDTH)[None, None, :]
             exists = (group < width)[:, :, None] & (channel < r)
             channel += group[:, :, None] * r
-            at, mask = (k[:, :, None] * n.to(tl.int64) + sample) * c + channel, exists & (k < rows)[:, :, None]
+            at, mask = (k[:, :, None] * n + sample) * c + channel, exists & (k < rows)[:, :, None]
             x = _load(deviation_ptr, at, mask) / tl.sqrt(_load(variance_ptr, at, mask) + EPS)
             z += tl.sum(x * _parameter(conv_ptr, channel, exists, acc, 1), axis=2)
         tl.store(outputs[0] + (sample * rows + k) * width + group, z, mask=(k < rows) & (group < width))

@@ -43,4 +43,4 @@ class _Node(torch.autograd.Function):
 
 
 def _dense(tensors: Iterable[Tensor | None]) -> tuple[Tensor | None, ...]:
-    return tuple(None if t is None else t.contiguous() for t in tensors)
+    return tuple(None if t is None else t.contiguous().resolve_neg() for t in tensors)

@@ -196,9 +196,10 @@ def _pool_backward_kernel(pointers, n, c, total, K: tl.constexpr, POOLS: tl.cons
         size, count = _size(n, c, POOLS, k)
         dmean += tl.load(ddeviation_ptr + at, mask=mask, other=0)
         if POOLS[k][0] != GIVEN:
-            pool = sums_ptr + (plane // size if POOLS[k][0] >= 0 else plane % c)
-            of_var = tl.load(pool + total, mask=mask, other=0)
-            dmean += 2 * of_var * tl.load(deviation_ptr + at, mask=mask, other=0) - tl.load(pool, mask=mask, other=0)
+            pool = plane // size if POOLS[k][0] >= 0 else plane % c
+            of_mean = tl.load(sums_ptr + pool, mask=mask, other=0)
+            of_var = tl.load(sums_ptr + total + pool, mask=mask, other=0)
+            dmean += 2 * of_var * tl.load(deviation_ptr + at, mask=mask, other=0) - of_mean
             dvar += of_var
         sums_ptr += count
     tl.store(dmean_ptr + plane, dmean, mask=mask)
