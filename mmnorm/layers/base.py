@@ -273,7 +273,9 @@ class PooledNorm(LearnedNorm):
             return ops.pool(mean, var, **options)
         if self.track_running_stats and not self.training:
             # A backward is that of the statistics that its forward has seen, whatever becomes of them in between.
-            statistics = [t.clone() if torch.is_grad_enabled() else t for t in (self.running_mean, self.running_var)]
+            statistics = [self.running_mean, self.running_var]
+            if torch.is_grad_enabled() and not torch.jit.is_tracing():
+                statistics = [t.clone() for t in statistics]
             return ops.pool(mean, var, *statistics, **options)
         stats = None
         if update_running_stats and self.training and self.track_running_stats:

@@ -147,7 +147,7 @@ def select(x: Tensor) -> Backend:
 def kernel(name: str, mean: Tensor) -> Callable | None:
     """The function of a step of the coefficients that takes moments like ``mean``; None if plain operators do."""
     backend = select(mean)
-    return backend.kernels.get(name)
+    return None if backend is REFERENCE else backend.kernels.get(name)
 
 
 def _is_plain(x: Tensor) -> bool:
