@@ -3,6 +3,11 @@
 import copy
 import inspect
 import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -43,6 +48,15 @@ def small_resnet(norm):
     return nn.Sequential(*stem, Block(norm, 16, 32), *head)
 
 
+def crash_of_inductor():
+    """The signal that a compiled block with nn.BatchNorm2d ends in, in a process of its own; None if it does not."""
+    script = 'import torch, test_graphs as t; m = t.Block(torch.nn.BatchNorm2d, 3, 16); '
+    script += "t.step(torch.compile(m, backend='inductor', dynamic=True), m, torch.randn(2, 3, 16, 16))"
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run([sys.executable, '-c', script], env=os.environ | {'PYTHONPATH': paths}, capture_output=True)
+    return signal.Signals(-done.returncode).name if done.returncode < 0 else None
+
+
 def step(run, model, x):
     model.zero_grad()
     x = x.clone().requires_grad_()
@@ -67,6 +81,8 @@ COMPILERS = [(name, 'aot_eager') for name in LAYERS] + [pytest.param('each', 'in
 @pytest.mark.parametrize(('norm', 'backend'), COMPILERS)
 def test_compiled_training(norm, backend):
     """One graph, forward and backward, of static and then of dynamic shapes, equal to eager mode."""
+    if backend == 'inductor' and (crash := crash_of_inductor()):
+        pytest.skip(f"PyTorch's compiler ends in {crash} on this processor, with nn.BatchNorm2d too")
     torch._dynamo.reset()
     model = block_of_each() if norm == 'each' else small_resnet(LAYERS[norm])
     eager = copy.deepcopy(model)
