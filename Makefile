@@ -88,9 +88,15 @@ $(TORCHES): test-torch-%: .venv-torch-%/.ready
 	  --requirement requirements/torch.txt
 	@touch $@
 
-constraints: env
-	{ echo "# Pins of what requirements/dev.txt brings with it; written by: make constraints"; \
-	  $(BIN)/python -m pip freeze --exclude-editable | grep -viE \
-	  "^(nvidia|cuda|triton|torch|onedl|matplotlib|scikit-learn|pycocotools|opencv-python-headless|hypothesis|pytest|ruff|onnx=|onnxruntime|onnxscript|ninja|wheel|setuptools)"; \
-	} > requirements/constraints.txt.new
-	mv requirements/constraints.txt.new requirements/constraints.txt
+# $(1): an environment, $(2): the pins of what $(3) brings with it.
+define write_pins
+	{ echo "# Pins of what requirements/$(3) brings with it; written by: make constraints"; \
+	  $(1)/bin/python -m pip freeze --exclude-editable | grep -viE \
+	  "^(nvidia|cuda|triton|torch|onedl|mm|matplotlib|scikit-learn|pycocotools|opencv-python-headless|hypothesis|pytest|ruff|onnx=|onnxruntime|onnxscript|ninja|wheel|setuptools)"; \
+	} > requirements/$(2).new
+	mv requirements/$(2).new requirements/$(2)
+endef
+
+constraints: env env-upstream
+	$(call write_pins,.venv,constraints.txt,dev.txt)
+	$(call write_pins,.venv-upstream,upstream-constraints.txt,upstream.txt)
