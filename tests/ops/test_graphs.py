@@ -48,10 +48,18 @@ def small_resnet(norm):
     return nn.Sequential(*stem, Block(norm, 16, 32), *head)
 
 
+SIZES = (2, 3, 16, 16), (3, 3, 20, 24)
+
+
 def crash_of_inductor():
     """The signal that a compiled block with nn.BatchNorm2d ends in, in a process of its own; None if it does not."""
-    script = 'import torch, test_graphs as t; m = t.Block(torch.nn.BatchNorm2d, 3, 16); '
-    script += "t.step(torch.compile(m, backend='inductor', dynamic=True), m, torch.randn(2, 3, 16, 16))"
+    script = """
+import torch, test_graphs
+model = test_graphs.Block(torch.nn.BatchNorm2d, 3, 16)
+compiled = torch.compile(model, fullgraph=True, backend='inductor', dynamic=True)
+for size in test_graphs.SIZES:
+    test_graphs.step(compiled, model, torch.randn(size))
+"""
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     done = subprocess.run([sys.executable, '-c', script], env=os.environ | {'PYTHONPATH': paths}, capture_output=True)
     return signal.Signals(-done.returncode).name if done.returncode < 0 else None
@@ -88,7 +96,7 @@ def test_compiled_training(norm, backend):
     eager = copy.deepcopy(model)
     # By default a second size has it compiled anew, for all; the slower compiler is spared the first time.
     compiled = torch.compile(model, fullgraph=True, backend=backend, dynamic=True if backend == 'inductor' else None)
-    for size in ((2, 3, 16, 16), (3, 3, 20, 24)):
+    for size in SIZES:
         x = torch.randn(size)
         assert_same(step(compiled, model, x), step(eager, eager, x), tolerance=1e-4)
         buffers = {key: t.float() for key, t in model.named_buffers()}
