@@ -248,7 +248,6 @@ class PoolStep : public Step {
           }
           if (tracking_ != nullptr) {
             tracking_->update(mu, pooled, samples);
-            tracking_ = nullptr;
           }
           MMNORM_CALL(spread_batch, m, mu.data(), pooled.data(), d, w, samples, channels);
         } else {
@@ -259,6 +258,8 @@ class PoolStep : public Step {
         w += planes;
       }
     });
+    // It is the caller's, and of no use to the backward.
+    tracking_ = nullptr;
     kept = {deviation};
     return {deviation, variance};
   }

@@ -52,10 +52,6 @@ class Backend:
     kernels: Mapping[str, Callable] = field(default_factory=dict)
 
 
-def _reference() -> Backend:
-    return Backend('reference', lambda x: (*reference.moments(x), None), lambda *args: reference.affine(*args[:-1]))
-
-
 @cache
 def _composed() -> Backend:
     return Backend('composed', lambda x: nodes.moments(x, ComposedPasses()), nodes.affine)
@@ -96,7 +92,7 @@ def _checked(name: str, source: str) -> str:
 
 
 _forced = _checked(os.environ.get('MMNORM_BACKEND', 'auto'), 'environment variable MMNORM_BACKEND')
-REFERENCE = _reference()
+REFERENCE = Backend('reference', lambda x: (*reference.moments(x), None), lambda *args: reference.affine(*args[:-1]))
 
 
 def set_backend(name: str) -> str:

@@ -166,6 +166,16 @@ def test_gradients_of_gradients_that_fail():
 
 
 @needs_native
+def test_running_statistics_without_batch_normalization():
+    """They are left alone, and forgotten before the backward."""
+    mean, stats = MEAN.clone().requires_grad_(), statistics()
+    deviation, variance = _C.pool(mean, MEAN.float(), None, None, ['LN'], 1, *stats, print)
+    del stats
+    (variance.sum() + deviation.square().sum()).backward()
+    assert mean.grad.isfinite().all()
+
+
+@needs_native
 @pytest.mark.parametrize('cls', [mmnorm.SwitchableNorm2d, mmnorm.ExemplarNorm2d, mmnorm.InstanceMetaNorm2d])
 def test_backward_over_what_was_not_saved(cls):
     """Hooks of saved tensors may hand over anything, and the loops must not believe it."""
