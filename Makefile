@@ -71,8 +71,8 @@ env-upstream: .venv-upstream/.ready
 	.venv-upstream/bin/python -m pip install --quiet --requirement requirements/upstream.txt
 	.venv-upstream/bin/python -m pip install --quiet --force-reinstall --no-deps opencv-python-headless==4.11.0.86
 	.venv-upstream/bin/python -m pip check
-	$(call copy_sources,.venv-upstream)
-	.venv-upstream/bin/python -m pip install --quiet --no-build-isolation --no-deps --editable .venv-upstream/src
+	# As an editable installation, whose build would compile everything a second time.
+	echo "$(CURDIR)/.venv-upstream/src" > "$$(.venv-upstream/bin/python -c 'import site; print(site.getsitepackages()[0])')/mmnorm.pth"
 	@touch $@
 
 test-torch: $(TORCHES)
