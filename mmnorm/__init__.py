@@ -10,7 +10,6 @@ from .convert import ConversionReport, convert_norm, revert_norm
 from .convert.configs import register_builder
 from .engine.batch_average import update_bn_stats
 from .engine.config_packages import resolve_config_packages
-from .engine.norm_eval import apply_norm_eval
 from .engine.register import register_engine
 from .layers import (
     ExemplarNorm1d,
@@ -19,18 +18,23 @@ from .layers import (
     InstanceMetaNorm1d,
     InstanceMetaNorm2d,
     InstanceMetaNorm3d,
+    LearnedNorm,
+    PooledNorm,
+    SparseSwitchableNorm1d,
+    SparseSwitchableNorm2d,
+    SparseSwitchableNorm3d,
     SwitchableNorm1d,
     SwitchableNorm2d,
     SwitchableNorm3d,
 )
+from .layers.norm_eval import apply_norm_eval
 from .ops import backend_for, get_backend, set_backend
-from .registry import NORM_LAYERS, register_layers, report_taken_names
+from .registry import NORM_LAYERS, finish_import, register
 from .version import __version__
 
-register_layers()
 register_builder()
 register_engine()
-report_taken_names()
+finish_import()
 resolve_config_packages()
 
 __all__ = [
@@ -42,6 +46,11 @@ __all__ = [
     'InstanceMetaNorm1d',
     'InstanceMetaNorm2d',
     'InstanceMetaNorm3d',
+    'LearnedNorm',
+    'PooledNorm',
+    'SparseSwitchableNorm1d',
+    'SparseSwitchableNorm2d',
+    'SparseSwitchableNorm3d',
     'SwitchableNorm1d',
     'SwitchableNorm2d',
     'SwitchableNorm3d',
@@ -50,6 +59,7 @@ __all__ = [
     'backend_for',
     'convert_norm',
     'get_backend',
+    'register',
     'revert_norm',
     'set_backend',
     'update_bn_stats',

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import mmnorm  # noqa: F401  registers SN, EN and ILM
 from mmnorm.analysis import save_record
+from mmnorm.analysis.inputs import Sources, add_arguments
 from mmnorm.analysis.record_file import check_record_name
-from mmnorm.analysis.sources import Sources, add_arguments
-from mmnorm.engine import launch
+from mmnorm.cli import launch
 from mmnorm.errors import UsageError
 from mmnorm.files import read_weights
 
@@ -158,7 +158,7 @@ def affine(args: argparse.Namespace):
 
 def report(args: argparse.Namespace) -> None:
     from mmnorm.analysis.history import read_history, scalar_files
-    from mmnorm.analysis.report import write_report
+    from mmnorm.analysis.html_report import write_report
 
     if Path(args.out).suffix != '.html' or not Path(args.out).absolute().parent.is_dir():
         raise UsageError(f'--out: expected the name of an .html file in an existing folder, got {args.out}')

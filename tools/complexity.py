@@ -13,8 +13,8 @@ import mmnorm  # noqa: F401  registers SN, EN and ILM
 from mmnorm.analysis.cost_table import CostTable, check_table_names
 from mmnorm.analysis.costs import measure_costs
 from mmnorm.analysis.norm_variants import PLAIN, parse_variant, with_norm
+from mmnorm.cli import launch
 from mmnorm.convert.configs import with_torch_sync_bn
-from mmnorm.engine import launch
 from mmnorm.errors import UsageError
 from mmnorm.files import add_trust_argument
 

@@ -62,7 +62,7 @@ def draw_predictions(out: Path, data_root: Path, picture: Path, scenes: int = 5)
     from matplotlib.patches import Patch
     from mmseg.apis import inference_model, init_model
 
-    from mmnorm.engine.checkpoint_loader import use_own_reader
+    from mmnorm.cli.own_reader import use_own_reader
 
     use_own_reader()
     models = {}

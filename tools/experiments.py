@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 import mmnorm  # noqa: F401  finds the configs behind mmpretrain:: and the like
-from mmnorm.engine import launch
+from mmnorm.cli import launch
 from mmnorm.errors import UsageError
 from mmnorm.experiments.catalogue import STATES, Experiment, catalogue
 from mmnorm.experiments.plan import Planner
@@ -151,8 +151,8 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def statistics(args: argparse.Namespace) -> None:
-    from mmnorm.engine import checks
-    from mmnorm.engine.checkpoint_file import check_weights
+    from mmnorm.cli import checks
+    from mmnorm.cli.start import check_weights
     from mmnorm.experiments.statistics import compare_statistics, markdown
 
     wrong = [text for text in args.samples if text != 'all' and not (text.isdigit() and int(text))]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from demo import ROOT, run_tool
 
-from mmnorm.engine import launch
+from mmnorm.cli import launch
 from mmnorm.errors import UsageError
 
 STARTS = ('finetuned', 'scratch')

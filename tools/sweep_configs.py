@@ -29,11 +29,11 @@ from mmengine.registry import MODELS, init_default_scope
 from torch.overrides import TorchFunctionMode
 
 import mmnorm  # noqa: F401  registers SN, EN and ILM
+from mmnorm.cli import checks, launch
 from mmnorm.convert import sources
-from mmnorm.convert.configs import NORMS, set_norm
-from mmnorm.engine import checks, launch
+from mmnorm.convert.configs import set_norm
 from mmnorm.errors import UsageError
-from mmnorm.registry import name_in_config
+from mmnorm.registry import NORMS, name_in_config
 
 BATCH_NORMS = ('BN', 'SyncBN', 'MMSyncBN', 'BN1d', 'BN2d', 'BN3d')
 _FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.randint)
@@ -161,7 +161,7 @@ def try_model(cfg: Config, swap: bool) -> dict:
         for layer, obstacle in batch_norms(model).items():
             if obstacle is None:
                 found['failed'][norm] = f'{layer} was not replaced'
-            elif norm == NORMS[0]:
+            elif norm == next(iter(NORMS)):
                 found['left'][obstacle] += 1
     found['left'] = dict(found['left'])
     return found

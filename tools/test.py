@@ -5,9 +5,9 @@ import argparse
 from mmengine.registry import HOOKS
 
 import mmnorm  # noqa: F401  registers SN, EN and ILM
-from mmnorm.engine import checks, launch
-from mmnorm.engine.checkpoint_file import check_weights
-from mmnorm.engine.tta import enable_tta
+from mmnorm.cli import checks, launch
+from mmnorm.cli.start import check_weights
+from mmnorm.cli.tta import enable_tta
 from mmnorm.errors import UsageError
 from mmnorm.registry import name_in_config
 

@@ -6,9 +6,9 @@ from urllib.error import URLError
 import torch
 
 import mmnorm  # noqa: F401  registers SN, EN and ILM
-from mmnorm.engine import checks, launch
-from mmnorm.engine.checkpoint_file import check_prefixes, check_weights, latest_checkpoint
-from mmnorm.engine.defaults import add_training_defaults
+from mmnorm.cli import checks, launch
+from mmnorm.cli.defaults import add_training_defaults
+from mmnorm.cli.start import check_prefixes, check_weights, latest_checkpoint
 from mmnorm.errors import UsageError
 
 

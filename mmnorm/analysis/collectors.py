@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ..layers.base import LearnedNorm
 from .histogram import StreamingHistogram
-from .layers import norm_of
 
 
 class Collector(Protocol):
@@ -26,8 +25,8 @@ class Collector(Protocol):
         """What goes into the record; ``order`` are the samples to keep, in their order."""
 
 
-class SwitchableCollector:
-    """The weights of SN, which no input changes."""
+class WeightsCollector:
+    """Weights that no input changes, as SN's."""
 
     def __init__(self, layer: LearnedNorm) -> None:
         self.weights = layer.importance_weights().float().cpu().numpy()
@@ -36,14 +35,14 @@ class SwitchableCollector:
 
     def end_batch(self, samples: int) -> None: ...
 
-    def merge(self, other: 'SwitchableCollector') -> None: ...
+    def merge(self, other: 'WeightsCollector') -> None: ...
 
     def result(self, order: np.ndarray) -> dict[str, np.ndarray]:
         return {'weights': self.weights}
 
 
-class ExemplarCollector:
-    """The ratios of EN: of every image, where the layer sees images, and in the average in any case.
+class RatiosCollector:
+    """Ratios of each sample, as EN's: of every image, where the layer sees images, and in the average in any case.
 
     A head that works on regions sees other things than images, any number of them; it has averages alone.
     """
@@ -73,7 +72,7 @@ class ExemplarCollector:
         else:
             self.rows = None
 
-    def merge(self, other: 'ExemplarCollector') -> None:
+    def merge(self, other: 'RatiosCollector') -> None:
         self.count += other.count
         self.sum += other.sum
         self.squares += other.squares
@@ -127,8 +126,8 @@ class _Channels:
         }
 
 
-class MetaCollector:
-    """The omega and beta that ILM predicts, and its own B_omega and B_beta."""
+class AffineCollector:
+    """Omega and beta that a layer predicts, as ILM does, and its own B_omega and B_beta."""
 
     def __init__(self, layer: LearnedNorm) -> None:
         self.channels = {name: _Channels(layer.num_features) for name in ('omega', 'beta')}
@@ -148,7 +147,7 @@ class MetaCollector:
 
     def end_batch(self, samples: int) -> None: ...
 
-    def merge(self, other: 'MetaCollector') -> None:
+    def merge(self, other: 'AffineCollector') -> None:
         for name, channels in self.channels.items():
             channels.merge(other.channels[name])
 
@@ -157,9 +156,9 @@ class MetaCollector:
         return {**results[0], **results[1], **self.own}
 
 
-_COLLECTORS = {'SN': SwitchableCollector, 'EN': ExemplarCollector, 'ILM': MetaCollector}
+_COLLECTORS = {'weights': WeightsCollector, 'ratios': RatiosCollector, 'affine': AffineCollector}
 
 
 def collector_for(layer: LearnedNorm) -> Collector:
     """An empty collector for ``layer``."""
-    return _COLLECTORS[norm_of(layer)](layer)
+    return _COLLECTORS[layer.learns](layer)

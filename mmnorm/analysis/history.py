@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UsageError
+from ..registry import LEARNS, NORMS, kinds_in_words
 from .record_file import Record
-
-_KINDS = ('SN', 'EN', 'ILM')
 
 
 @dataclass
@@ -20,7 +19,7 @@ class Curve:
 
     Attributes:
         name: Of the layer.
-        norm: 'SN', 'EN' or 'ILM'.
+        norm: Its kind, e.g. 'SN'.
         steps: (T,).
         values: What was averaged, e.g. 'BN' or 'mean_BN', each (T,).
     """
@@ -29,6 +28,13 @@ class Curve:
     norm: str
     steps: np.ndarray
     values: dict[str, np.ndarray]
+
+    @property
+    def learns(self) -> str:
+        """What they are averages of: 'weights', 'ratios' or 'affine', by their names."""
+        if 'omega' in self.values:
+            return 'affine'
+        return 'weights' if all('_' in tag for tag in self.values) else 'ratios'
 
 
 @dataclass
@@ -84,13 +90,13 @@ def read_history(run: str | Path) -> History:
                 continue
             for key, value in entries.items():
                 kind, _, rest = key.partition('/')
-                if kind in _KINDS and '/' in rest:
+                if kind in NORMS and '/' in rest:
                     name, _, tag = rest.rpartition('/')
                     points[kind, name][int(entries['step'])][tag] = value
     if not points:
         where = f'none of {", ".join(map(str, files))} has' if files else f'no vis_data/scalars.json in {run}, so no'
         raise UsageError(
-            f'{where} curves of SN, EN or ILM. They are there after training with custom_hooks = '
+            f'{where} curves of {kinds_in_words(*LEARNS)}. They are there after training with custom_hooks = '
             f"[dict(type='NormRatioHook')] and mmengine's local backend; or give checkpoints of the run instead."
         )
     curves = []
@@ -122,9 +128,9 @@ def history_of(records: list[Record]) -> History:
 
 
 def _averages(layer) -> dict[str, float]:
-    if layer.norm == 'ILM':
+    if layer.learns == 'affine':
         return {name: float(layer.values[f'{name}_mean'].mean()) for name in ('omega', 'beta')}
-    if layer.norm == 'EN':
+    if layer.learns == 'ratios':
         return dict(zip(layer.normalizers, map(float, layer.values['mean']), strict=True))
     return {
         f'{moment}_{normalizer}': float(value)

@@ -8,9 +8,10 @@ from torch import nn
 from ..convert.configs import parse_norm
 from ..convert.modules import convert_norm, revert_norm
 from ..convert.selection import find_sites
-from ..convert.sources import LEARNED, kind_of
-from ..engine.norm_eval import apply_norm_eval
+from ..convert.sources import kind_of
 from ..errors import UsageError
+from ..layers.norm_eval import apply_norm_eval
+from ..registry import NORMS
 
 PLAIN = ('BN', 'GN', 'IN', 'LN')
 
@@ -42,7 +43,7 @@ def with_norm(network: nn.Module, norm: Mapping, scope: Sequence[str] = ()) -> n
     """
     network = deepcopy(network)
     present = {kind_of(site.module) for site in find_sites(network)}
-    kinds = present & {'BN', 'SyncBN', *LEARNED} or present & {'GN'}
+    kinds = present & {'BN', 'SyncBN', *NORMS} or present & {'GN'}
     if not kinds:
         found = sorted({type(site.module).__name__ for site in find_sites(network)})
         raise UsageError(
@@ -51,7 +52,7 @@ def with_norm(network: nn.Module, norm: Mapping, scope: Sequence[str] = ()) -> n
         )
     options = dict(include=list(scope) or None)
     try:
-        if norm['type'] in LEARNED:
+        if norm['type'] in NORMS:
             _put(network, norm, kinds, options)
         else:
             # By way of the learned norm that is this norm, which knows the rank of each layer.

@@ -10,9 +10,16 @@ import numpy as np
 
 from ..errors import UsageError
 from ..files import write_atomically
+from ..registry import kinds_in_words
 
 VERSION = 1
 _KIND = 'mmnorm.analysis record'
+# By what a layer learns.
+_FIGURES = {
+    'weights': 'weights, parts',
+    'ratios': 'weights, parts, layers, classes, images, tsne',
+    'affine': 'affine',
+}
 
 
 @dataclass
@@ -21,15 +28,15 @@ class LayerRecord:
 
     Attributes:
         name: Its name in the model.
-        norm: 'SN', 'EN' or 'ILM'.
+        norm: Its kind, e.g. 'SN'.
         conv: The convolution before it; see :class:`.wiring.Place`.
         size: Of its input, without batch and channels, in the first batch.
         channels: Number of channels C.
-        normalizers: The pool, K names; empty for ILM.
-        values: SN: ``weights`` (2, K), mean then variance. EN: ``mean`` and ``std`` (K) over samples, and where the
-            layer sees whole images ``ratios`` (N, K). ILM: for omega and beta ``*_counts`` and ``*_edges`` of a
-            histogram over samples and channels, ``*_mean`` and ``*_std`` (C) over samples, and ``base_*`` (C), which
-            are B_omega and B_beta.
+        normalizers: The pool, K names; empty without one.
+        values: What there is of it, by :attr:`LearnedNorm.learns`. Weights: ``weights`` (2, K), mean then variance.
+            Ratios: ``mean`` and ``std`` (K) over samples, and where the layer sees whole images ``ratios`` (N, K).
+            Affine: for omega and beta ``*_counts`` and ``*_edges`` of a histogram over samples and channels, ``*_mean``
+            and ``*_std`` (C) over samples, and ``base_*`` (C), which are B_omega and B_beta.
     """
 
     name: str
@@ -41,11 +48,16 @@ class LayerRecord:
     values: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
+    def learns(self) -> str:
+        """What there is of it: 'weights', 'ratios' or 'affine', as the file says, whose norm may be unknown here."""
+        return 'weights' if 'weights' in self.values else 'affine' if 'base_omega' in self.values else 'ratios'
+
+    @property
     def weights(self) -> dict[str, np.ndarray]:
         """Average importance of each normalizer (K,), by what it is of: SN's mean and variance, EN's ratio."""
-        if self.norm == 'SN':
+        if self.learns == 'weights':
             return dict(zip(('mean', 'variance'), self.values['weights'], strict=True))
-        return {'ratio': self.values['mean']} if self.norm == 'EN' else {}
+        return {'ratio': self.values['mean']} if self.learns == 'ratios' else {}
 
 
 @dataclass
@@ -72,39 +84,37 @@ class Record:
     unreached: tuple[str, ...] = ()
     title: str = ''
 
-    def of(self, *norms: str) -> list[LayerRecord]:
-        """The layers of these norms.
+    def that_learn(self, *what: str) -> list[LayerRecord]:
+        """The layers that learn 'weights', 'ratios' or 'affine'.
 
         Raises:
             UsageError: If there are none.
         """
-        layers = [layer for layer in self.layers if layer.norm in norms]
+        layers = [layer for layer in self.layers if layer.learns in what]
         if not layers:
-            present = ', '.join(sorted({layer.norm for layer in self.layers}))
+            present = {layer.norm: _FIGURES[layer.learns] for layer in self.layers}
             raise UsageError(
-                f'{self.title or "the record"} has no {" or ".join(norms)} layer, which this figure is of; '
-                f'it has {present}. {_figures_for(present)}'
+                f'{self.title or "the record"} has no {kinds_in_words(*what)} layer, which this figure is of; '
+                f'it has {", ".join(sorted(present))}. '
+                + ' '.join(f'Figures for {norm}: {figures}.' for norm, figures in sorted(present.items()))
             )
         return layers
 
     def per_sample(self, names: list[str] | None = None) -> list[LayerRecord]:
-        """The EN layers that have ratios of every sample, or those of ``names`` among them.
+        """The layers that have ratios of every sample, or those of ``names`` among them.
 
         Raises:
             UsageError: If a name is none of theirs, or there are none.
         """
-        layers = [layer for layer in self.of('EN') if 'ratios' in layer.values]
+        candidates = self.that_learn('ratios')
+        layers = [layer for layer in candidates if 'ratios' in layer.values]
         if not layers:
+            norm = candidates[0].norm
             raise UsageError(
-                f'no EN layer of {self.title or "the record"} sees whole images, so there are no ratios of single '
-                f'samples; expected EN in the backbone, e.g.'
+                f'no {norm} layer of {self.title or "the record"} sees whole images, so there are no ratios of single '
+                f'samples; expected {norm} in the backbone, e.g.'
             )
         return select(layers, names)
-
-
-def _figures_for(norms: str) -> str:
-    figures = {'SN': 'weights, parts', 'EN': 'weights, parts, layers, classes, images, tsne', 'ILM': 'affine'}
-    return ' '.join(f'Figures for {norm}: {figures[norm]}.' for norm in norms.split(', ') if norm in figures)
 
 
 def select(layers: list[LayerRecord], names: list[str] | None) -> list[LayerRecord]:

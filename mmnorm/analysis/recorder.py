@@ -17,7 +17,7 @@ from ..engine.batch_average import is_sharded, restored, run_batch, unwrap, with
 from ..engine.randomness import preserve_randomness
 from ..errors import UsageError
 from .collectors import Collector, collector_for
-from .layers import learned_norms, norm_of
+from .network_parts import learned_norms
 from .record_file import LayerRecord, Record
 from .samples import Samples, inputs_of
 from .wiring import Wiring
@@ -194,7 +194,7 @@ def _assemble(layers, parts: list, order: np.ndarray, classes: tuple[str, ...], 
         layers=[
             LayerRecord(
                 name=name,
-                norm=norm_of(layers[name]),
+                norm=layers[name].kind,
                 conv=places[name].conv,
                 size=places[name].size,
                 channels=layers[name].num_features,

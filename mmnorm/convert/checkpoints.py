@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ..layers.state_dict import BUFFERS, NORM_NAME, OWN_PARAMETERS, reduce_state, source_of
+from ..layers.siblings import NORM_NAME
+from ..layers.state_dict import BUFFERS, reduce_state, source_of
+from ..registry import NORMS, kinds_in_words
 
 # What OpenMMLab calls a norm in a model.
 ABBREVIATIONS = {'BN': 'bn', 'GN': 'gn', 'LN': 'ln', 'IN': 'in'}
@@ -77,13 +79,13 @@ def join(path: str, name: str) -> str:
 def to_plain_state_dict(
     state_dict: Mapping[str, Tensor], norm: str = 'BN'
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], CheckpointReport]:
-    """Give SN, EN and ILM in a state dict the names and shapes of a plain norm.
+    """Give learned norms in a state dict the names and shapes of a plain norm.
 
     Gamma, beta and running statistics are those of :func:`mmnorm.layers.state_dict.reduce_state`. What came from
     BatchNorm goes back with the same bits, unless it was trained since.
 
     Args:
-        state_dict: Of a model with SN, EN or ILM in any place.
+        state_dict: Of a model with learned norms in any place.
         norm: 'BN', or 'GN', 'LN', 'IN', which have no running statistics.
 
     Returns:
@@ -98,7 +100,7 @@ def to_plain_state_dict(
     report = CheckpointReport()
     plain, own, losses = {}, {}, Counter()
     for path, entries in split_by_module(state_dict).items():
-        if source_of(entries) not in OWN_PARAMETERS:
+        if source_of(entries) not in NORMS:
             plain.update({join(path, name): value for name, value in entries.items()})
             report.kept += [join(path, name) for name in entries]
             continue
@@ -110,7 +112,7 @@ def to_plain_state_dict(
         own.update({join(path, name): value for name, value in entries.items()})
         losses.update(_add_plain_norm(path, entries, norm, plain, report))
     if not own:
-        raise ValueError('there is no SN, EN or ILM in it')
+        raise ValueError(f'there is no {kinds_in_words()} in it')
     report.notes += [f'{count} norms without {what}' for what, count in losses.items()]
     return plain, own, report
 

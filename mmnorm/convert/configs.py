@@ -14,11 +14,11 @@ from typing import Any
 
 from torch import nn
 
-from ..engine.custom_imports import import_mmnorm
-from ..engine.norm_eval import apply_norm_eval
 from ..errors import UsageError
 from ..layers.base import LearnedNorm
-from ..registry import NAMES, means_ours, name_in_config, register
+from ..layers.norm_eval import apply_norm_eval
+from ..registry import NAMES, NORMS, means_ours, name_in_config, register_in
+from .custom_imports import import_mmnorm
 from .modules import convert_norm
 
 try:
@@ -26,7 +26,6 @@ try:
 except ImportError:
     MODELS = None
 
-NORMS = ('SN', 'EN', 'ILM')
 WRAPPER = 'NormConverted'
 _OWN_KEYS = ('model_type', 'norm', 'norm_scope')
 
@@ -76,7 +75,7 @@ def set_norm(cfg, norm: Mapping, scope: Sequence[str] = ()) -> None:
 
     Args:
         cfg: A mmengine Config with a ``model``. One that has been changed already gets the new norm and scope.
-        norm: A norm_cfg of SN, EN or ILM.
+        norm: A norm_cfg of a learned norm.
         scope: Names of the sub-modules to limit it to, e.g. ('backbone', 'roi_head.bbox_head'); all if empty.
 
     Raises:
@@ -110,7 +109,7 @@ def build_converted(model_type: Any, norm: Mapping, norm_scope: Sequence[str] = 
 
     Args:
         model_type: The model's own ``type``.
-        norm: A norm_cfg of SN, EN or ILM.
+        norm: A norm_cfg of a learned norm.
         norm_scope: Names of the sub-modules to limit it to; all if empty.
         **model: The rest of the model's config.
 
@@ -148,7 +147,7 @@ def build_converted(model_type: Any, norm: Mapping, norm_scope: Sequence[str] = 
 def register_builder() -> None:
     """Register :func:`build_converted` in mmengine's MODELS; without mmengine there is nothing to do."""
     if MODELS is not None:
-        register(MODELS, WRAPPER)(build_converted)
+        register_in(MODELS, WRAPPER)(build_converted)
 
 
 def _check_scope(network: nn.Module, scope: Sequence[str]) -> None:

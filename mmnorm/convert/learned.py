@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..layers.state_dict import AFFINE, reduce_state
-from ..registry import NAMES, SCOPE
+from ..registry import NAMES, NORMS, SCOPE
 from . import sources
 from .norm_act import act_class, attach_act, has_act
 from .selection import Site
 from .tensors import copy_requires_grad, match_dtypes
 
-_TYPE = re.compile(r'(SN|EN|ILM)(?:([123])d)?')
+_TYPE = re.compile(r'(\w+?)(?:([123])d)?')
 _FROM_THE_LAYER = ('num_features', 'device', 'dtype')
-# Sizes of SyncBatchNorm's and GroupNorm's input.
-_ANY_RANK = (2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class LearnedSpec:
     """The learned norm that the user asked for.
 
     Attributes:
-        kind: 'SN', 'EN' or 'ILM'.
+        kind: That of a learned norm, e.g. 'SN'.
         rank: 1, 2 or 3; None for that of the replaced layer.
         options: Arguments of the constructor.
         requires_grad: For all parameters; None for that of the replaced layer.
@@ -53,7 +51,7 @@ class LearnedSpec:
         if not isinstance(name, str | type):
             raise TypeError(f'norm must be a name or a dict, got {norm!r}')
         match = _TYPE.fullmatch(name.removeprefix(f'{SCOPE}.')) if isinstance(name, str) else None
-        if match is None:
+        if match is None or match[1] not in NORMS:
             raise ValueError(f'unknown norm {name!r}; expected one of {", ".join(NAMES)}')
         requires_grad = options.pop('requires_grad', None)
         spec = cls(match[1], int(match[2]) if match[2] else None, options, requires_grad)
@@ -116,8 +114,7 @@ class LearnedSpec:
         cls = self._class(self.rank or source_rank or 2)
         known = inspect.signature(cls).parameters
         options = {name: value for name, value in sources.options_of(source).items() if name in known}
-        if self.kind == 'ILM' and load_weights:
-            # It predicts sigmoid(0) for gamma at first, and only B_omega makes that the 1 of a norm without gamma.
+        if load_weights and cls.needs_affine:
             options['affine'] = True
         options.update(self.options)
         tensors = [t for t in sources.tensors_of(source).values() if t.is_floating_point()] + [site.neighbor]
@@ -125,7 +122,7 @@ class LearnedSpec:
         layer = (act_class(cls) if has_act(source) else cls)(sources.channels_of(source), **options, **factory)
         if self.rank is None and source_rank is None:
             # The class is named after the usual rank; the input may be of any, as it was before.
-            layer._input_ndims = _ANY_RANK
+            layer.rank = None
         return layer
 
 
@@ -139,7 +136,7 @@ def _load(layer: nn.Module, source: nn.Module) -> list[str]:
     if layer.affine:
         for name, value in dict(weight=1, bias=0).items():
             state.entries.setdefault(name, layer.weight.new_full((layer.num_features,), value))
-    lost = layer._adapt_foreign_state(state)[1]
+    lost = layer.adapt_state(state)[1]
     if not layer.affine and state.entries.keys() & set(AFFINE):
         lost = [*lost, 'gamma and beta']
         for name in AFFINE:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..layers.base import LearnedNorm
+from ..registry import NORMS
 from . import sources
 from .learned import LearnedSpec
 from .plain import build_plain
@@ -115,7 +116,7 @@ def revert_norm(
             the norm, or it is wrapped for distributed training.
         TypeError: If the model is no module or ``types`` is of a wrong type.
     """
-    learned = tuple(sources.LEARNED)
+    learned = tuple(NORMS)
     selection = Selection(learned if types is None else types, include, exclude, predicate, among=learned)
     return _replace(model, selection, build_plain)
 

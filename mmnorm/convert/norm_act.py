@@ -5,7 +5,11 @@ The weights lie under the names that timm gives them (``bn1.weight``, ``bn1.act.
 
 from torch import Tensor, nn
 
-from ..layers import ExemplarNorm2d, InstanceMetaNorm2d, SwitchableNorm2d
+from ..layers.base import LearnedNorm
+from ..registry import NAMES
+
+_CHILDREN = ('drop', 'act')
+_PLAIN = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d, nn.GroupNorm)
 
 
 class _NormAct(nn.Module):
@@ -15,53 +19,39 @@ class _NormAct(nn.Module):
         return self.act(self.drop(super().forward(x)))
 
 
-# Written out, so that pickle finds them.
-class SwitchableNormAct2d(_NormAct, SwitchableNorm2d):
-    """Switchable Normalization, drop and activation."""
-
-
-class ExemplarNormAct2d(_NormAct, ExemplarNorm2d):
-    """Exemplar Normalization, drop and activation."""
-
-
-class InstanceMetaNormAct2d(_NormAct, InstanceMetaNorm2d):
-    """Instance-Level Meta Normalization, drop and activation."""
-
-
-class BatchNormAct2d(_NormAct, nn.BatchNorm2d):
-    """Batch normalization, drop and activation."""
-
-
-class SyncBatchNormAct(_NormAct, nn.SyncBatchNorm):
-    """Batch normalization over all processes, drop and activation."""
-
-
-class InstanceNormAct2d(_NormAct, nn.InstanceNorm2d):
-    """Instance normalization, drop and activation."""
-
-
-class GroupNormAct(_NormAct, nn.GroupNorm):
-    """Group normalization, drop and activation."""
-
-
-_CLASSES = {cls.__bases__[1]: cls for cls in _NormAct.__subclasses__()}
-_CHILDREN = ('drop', 'act')
-
-
 def has_act(module: nn.Module) -> bool:
     """Whether ``module`` is a norm with an activation inside, timm's or one of these, told by its two children."""
     return set(_CHILDREN) == set(module._modules)
 
 
 def act_class(cls: type[nn.Module]) -> type[nn.Module]:
-    """The class that is ``cls`` followed by drop and activation.
+    """The class that is ``cls`` followed by drop and activation, e.g. ``ExemplarNormAct2d``.
 
     Raises:
         ValueError: If there is none.
     """
-    if cls not in _CLASSES:
+    is_2d = issubclass(cls, LearnedNorm) and cls.rank == 2
+    if not is_2d and cls not in _PLAIN:
         raise ValueError(f'no {cls.__name__} with an activation inside; expected the norm of a 2d convolution')
-    return _CLASSES[cls]
+    name = _act_name(cls)
+    made = globals().get(name)
+    if made is None or made.__bases__[1] is not cls:
+        body = dict(__module__=__name__, __doc__=f'{cls.__name__}, drop and activation.')
+        made = globals()[name] = type(cls)(name, (_NormAct, cls), body)
+    return made
+
+
+def _act_name(cls: type[nn.Module]) -> str:
+    stem = cls.__name__.removesuffix('2d')
+    return f'{stem}Act{cls.__name__[len(stem) :]}'
+
+
+def __getattr__(name: str) -> type[nn.Module]:
+    # Pickle looks for classes here which in this process nobody has asked for yet.
+    for cls in (*_PLAIN, *NAMES.values()):
+        if name == _act_name(cls):
+            return act_class(cls)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def attach_act(layer: nn.Module, source: nn.Module) -> nn.Module:

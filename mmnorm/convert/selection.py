@@ -7,9 +7,8 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from .sources import KINDS, LEARNED, kind_of
-
-PLAIN_KINDS = tuple(kind for kind in KINDS if kind not in LEARNED)
+from ..registry import NORMS
+from .sources import PLAIN_KINDS, kind_of
 
 
 @dataclass
@@ -81,7 +80,7 @@ class Selection:
         include: Patterns of names.
         exclude: Patterns of names to leave out.
         predicate: Function of name and module.
-        among: The kinds of norms that come into question at all.
+        among: The kinds of norms that come into question at all; None for any.
 
     Raises:
         ValueError: If ``types`` names an unknown kind or nothing.
@@ -94,7 +93,7 @@ class Selection:
         include: str | Iterable[str] | None,
         exclude: str | Iterable[str] | None,
         predicate: Callable[[str, nn.Module], bool] | None,
-        among: Iterable[str] = (*KINDS, 'other'),
+        among: Iterable[str] | None = None,
     ) -> None:
         self.among = among
         self.kinds, self.classes = _parse_types(types)
@@ -120,7 +119,7 @@ class Selection:
     def has_type(self, module: nn.Module) -> bool:
         """Whether the type of the module is asked for."""
         kind = kind_of(module)
-        return kind in self.among and (kind in self.kinds or isinstance(module, self.classes))
+        return (self.among is None or kind in self.among) and (kind in self.kinds or isinstance(module, self.classes))
 
     def has_name(self, site: Site) -> bool:
         """Whether the layer is asked for by name: at one of its places at least, and excluded at none."""
@@ -148,10 +147,11 @@ def _parse_types(types) -> tuple[set[str], tuple[type, ...]]:
             kinds.update(PLAIN_KINDS)
             # They can't be replaced, and the report shall say so.
             kinds.add('other')
-        elif isinstance(entry, str) and entry in KINDS:
+        elif isinstance(entry, str) and entry in (*PLAIN_KINDS, *NORMS):
             kinds.add(entry)
         else:
-            raise ValueError(f'types: expected classes of modules, "all" or any of {", ".join(KINDS)}; got {entry!r}')
+            known = ', '.join((*PLAIN_KINDS, *NORMS))
+            raise ValueError(f'types: expected classes of modules, "all" or any of {known}; got {entry!r}')
     if not entries:
         raise ValueError(
             'types is empty; give classes or kinds of norms, or leave it out for BatchNorm and SyncBatchNorm'

@@ -5,14 +5,13 @@ import re
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from ..layers.exemplar_norm import ExemplarNorm
-from ..layers.instance_meta_norm import InstanceMetaNorm
-from ..layers.switchable_norm import SwitchableNorm
+from ..layers.base import LearnedNorm
 from ..ops.compat import BatchNormBase, InstanceNormBase
+from ..registry import NORMS
 from .norm_act import has_act
 
-LEARNED = {'SN': SwitchableNorm, 'EN': ExemplarNorm, 'ILM': InstanceMetaNorm}
-KINDS = ('BN', 'SyncBN', 'FrozenBN', 'GN', 'IN', 'LN', *LEARNED)
+# With those of :data:`mmnorm.registry.NORMS`, all that there are.
+PLAIN_KINDS = ('BN', 'SyncBN', 'FrozenBN', 'GN', 'IN', 'LN')
 # What carries over from one norm to another, where both have it.
 _LEARNED_OPTIONS = ('normalizers', 'num_groups', 'sync', 'momentum', 'track_running_stats')
 # Classes that compute what their name says, but are no subclasses of PyTorch's: mmcv's, torchvision's.
@@ -26,14 +25,13 @@ def _ancestors(module: nn.Module) -> list[str]:
 
 
 def kind_of(module: nn.Module) -> str | None:
-    """One of :data:`KINDS`; 'other' for a norm that is none of them; None for what is no norm.
+    """One of :data:`PLAIN_KINDS`, or the kind of a learned norm; 'other' for other norms; None for what is no norm.
 
     mmcv's SyncBatchNorm and the frozen BatchNorms of torchvision and timm are told by the names of their classes: they
     have no ancestor in PyTorch, and need not be installed.
     """
-    for kind, cls in LEARNED.items():
-        if isinstance(module, cls):
-            return kind
+    if isinstance(module, LearnedNorm):
+        return module.kind or 'other'
     names = _ancestors(module)
     if any(name.startswith('FrozenBatchNorm') for name in names):
         return 'FrozenBN'
@@ -48,8 +46,8 @@ def kind_of(module: nn.Module) -> str | None:
 
 def rank_of(module: nn.Module) -> int | None:
     """1, 2 or 3 for the norm of a 1d, 2d or 3d convolution; None for a norm that takes any."""
-    if '_input_ndims' in vars(module):
-        return None
+    if isinstance(module, LearnedNorm):
+        return module.rank
     for name in _ancestors(module):
         match = _RANK.search(name)
         if match:
@@ -82,7 +80,7 @@ def options_of(module: nn.Module) -> dict:
         options.update(num_groups=module.num_groups, base='GN')
     elif kind == 'IN':
         options.update(base='IN')
-    elif kind in LEARNED:
+    elif kind in NORMS:
         options.update({name: getattr(module, name) for name in _LEARNED_OPTIONS if hasattr(module, name)})
     return options
 
@@ -113,7 +111,7 @@ def obstacle(module: nn.Module, named: bool) -> str | None:
 
 
 def _parameter_names(kind: str) -> set[str]:
-    return {'weight', 'bias'} | set(LEARNED[kind]._own_parameters if kind in LEARNED else ())
+    return {'weight', 'bias'} | set(NORMS[kind].own_parameters if kind in NORMS else ())
 
 
 def _has_plain_forward(module: nn.Module) -> bool:
@@ -127,13 +125,7 @@ def statistics_of(module: nn.Module) -> str | int | None:
     IN is GN with a group a channel, and LN is GN with one group; two norms with equal statistics, eps and affine
     parameters compute the same.
     """
-    kind = kind_of(module)
-    if kind in ('SN', 'EN'):
-        normalizer = module.normalizers[0] if len(module.normalizers) == 1 else None
-    elif kind == 'ILM':
-        normalizer = module.base
-    else:
-        normalizer = kind
+    normalizer = module.sole_normalizer() if isinstance(module, LearnedNorm) else kind_of(module)
     if normalizer == 'BN' and getattr(module, 'sync', False):
         return 'SyncBN'
     if normalizer == 'IN' and getattr(module, 'running_mean', None) is not None:

@@ -1,1 +1,1 @@
-"""What plugs into mmengine: config look-up, pre-flight checks, and the set-up of a Runner from the command line."""
+"""What plugs into mmengine: hooks, the optimizer constructor, a sampler, a file backend, and BN statistics anew."""

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import ops
-from ..layers.base import PooledNorm
+from ..layers.pooled import PooledNorm
 from ..ops.compat import BatchNormBase, DropoutBase
 from .randomness import preserve_randomness
 

@@ -10,7 +10,7 @@ from mmengine.registry import DATA_SAMPLERS, HOOKS
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader
 
-from ..registry import register
+from ..registry import register_in
 from .batch_average import VARIANCES, run_batch, unwrap, update_bn_stats
 from .randomness import preserve_randomness, seed_everything
 
@@ -18,7 +18,7 @@ from .randomness import preserve_randomness, seed_everything
 _BATCH_AVERAGE = 3
 
 
-@register(HOOKS)
+@register_in(HOOKS)
 class BatchAverageHook(Hook):
     """Batch average (:func:`mmnorm.update_bn_stats`) before evaluation, and before a checkpoint is saved.
 

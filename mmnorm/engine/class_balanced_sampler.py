@@ -8,12 +8,12 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
-from ..registry import register
+from ..registry import register_in, report_taken_names
 
 _CHUNK = 4096
 
 
-@register(DATA_SAMPLERS)
+@register_in(DATA_SAMPLERS)
 class ClassBalancedSampler(Sampler):
     """Draws a class, then an image of that class, with replacement and without end: for loops by iterations.
 
@@ -50,3 +50,6 @@ class ClassBalancedSampler(Sampler):
             classes = random.integers(len(self._counts), size=_CHUNK)
             within = random.integers(self._counts[classes])
             yield from self._by_class[self._starts[classes] + within].tolist()
+
+
+report_taken_names()

@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..registry import register
+from ..registry import register_in
 from .randomness import seed_everything
 
 # First word of a key, so that no two purposes ever share a stream.
@@ -111,7 +111,7 @@ class _EndlessIterator:
         """Nothing to do: the batch sampler has skipped them."""
 
 
-@register(HOOKS)
+@register_in(HOOKS)
 class ExactResumeHook(Hook):
     """Makes a run that was interrupted and resumed compute what the uninterrupted one computes.
 

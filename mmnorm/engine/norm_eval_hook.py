@@ -3,11 +3,11 @@
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from ..registry import register
-from .norm_eval import apply_norm_eval
+from ..layers.norm_eval import apply_norm_eval
+from ..registry import register_in
 
 
-@register(HOOKS)
+@register_in(HOOKS)
 class NormEvalHook(Hook):
     """Before training, :func:`.apply_norm_eval`: norms of a backbone with ``norm_eval=True`` stay in eval mode."""
 

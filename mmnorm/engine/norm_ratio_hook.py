@@ -9,16 +9,13 @@ from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
 from ..layers.base import LearnedNorm
-from ..layers.exemplar_norm import ExemplarNorm
-from ..layers.instance_meta_norm import InstanceMetaNorm
-from ..layers.switchable_norm import SwitchableNorm
-from ..registry import register
+from ..registry import LEARNS, kinds_in_words, register_in
 from .batch_average import is_sharded, unwrap
 
 
-@register(HOOKS)
+@register_in(HOOKS)
 class NormRatioHook(Hook):
-    """At the first iteration and every ``interval`` ones, logs averages of each SN, EN and ILM layer.
+    """At the first iteration and every ``interval`` ones, logs averages of each learned norm.
 
     They go to the Visualizer, so to TensorBoard, WandB or vis_data/scalars.json, whichever backends the config has, and
     not to the lines of the log, which they would drown: ``EN/<layer>/<normalizer>``, the ratios, averaged over the
@@ -26,7 +23,7 @@ class NormRatioHook(Hook):
     ``ILM/<layer>/omega`` and ``beta``, what is predicted, averaged over samples and channels too.
 
     It looks by forward hooks, in the iterations that are logged and no others. A model that torch.compile has compiled
-    does not call hooks that come later; for such a model only SN is logged.
+    does not call hooks that come later; for such a model only what is the same for every input (SN) is logged.
 
     Args:
         interval: Iterations between two logs.
@@ -46,7 +43,8 @@ class NormRatioHook(Hook):
     def before_train(self, runner) -> None:
         """Say so if there is nothing to log."""
         if not _layers(runner.model):
-            runner.logger.warning('NormRatioHook: the model has no SN, EN or ILM layer, so there is nothing to log')
+            kinds = kinds_in_words(*LEARNS)
+            runner.logger.warning(f'NormRatioHook: the model has no {kinds} layer, so there is nothing to log')
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Start watching, if this iteration is logged."""
@@ -54,8 +52,8 @@ class NormRatioHook(Hook):
             return
         whole = not is_sharded(runner.model)
         for name, layer in _layers(runner.model).items():
-            self._sums[name] = torch.zeros(len(_tags(layer)) + 1, dtype=torch.float64)
-            if isinstance(layer, SwitchableNorm) and whole:
+            self._sums[name] = torch.zeros(len(layer.tags()) + 1, dtype=torch.float64)
+            if layer.learns == 'weights' and whole:
                 self._see(name, layer, (), {})
             else:
                 watch = partial(self._see, name)
@@ -73,8 +71,8 @@ class NormRatioHook(Hook):
         for name, layer in _layers(runner.model).items():
             *total, count = sums[name].tolist()
             if count:
-                kind = 'SN' if isinstance(layer, SwitchableNorm) else 'EN' if isinstance(layer, ExemplarNorm) else 'ILM'
-                scalars.update({f'{kind}/{name}/{tag}': t / count for tag, t in zip(_tags(layer), total, strict=True)})
+                tags = layer.tags()
+                scalars.update({f'{layer.kind}/{name}/{tag}': t / count for tag, t in zip(tags, total, strict=True)})
         if scalars:
             runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
 
@@ -89,15 +87,12 @@ class NormRatioHook(Hook):
         self._handles = []
 
     def _see(self, name: str, layer: LearnedNorm, args: tuple, kwargs: dict) -> None:
-        if isinstance(layer, SwitchableNorm):
-            rows = layer.importance_weights().reshape(1, -1)
+        if layer.learns == 'weights':
+            rows = layer.summary()
         else:
             x = (args[0] if args else next(iter(kwargs.values()))).detach()
             # Also of an empty batch: where EN's statistics are those of all processes, the others wait for this one.
-            if isinstance(layer, InstanceMetaNorm):
-                rows = torch.stack([t.mean(1) for t in layer.predicted_affine(x)], 1)
-            else:
-                rows = layer.importance_ratios(x)
+            rows = layer.summary(x)
             if x.numel() == 0:
                 return
         total = rows.sum(0).double().cpu()
@@ -107,15 +102,7 @@ class NormRatioHook(Hook):
 def _layers(model: nn.Module) -> dict[str, LearnedNorm]:
     modules = unwrap(model).named_modules()
     # FullyShardedDataParallel puts itself between the names.
-    return {n.replace('_fsdp_wrapped_module.', ''): m for n, m in modules if isinstance(m, LearnedNorm)}
-
-
-def _tags(layer: LearnedNorm) -> list[str]:
-    if isinstance(layer, InstanceMetaNorm):
-        return ['omega', 'beta']
-    if isinstance(layer, SwitchableNorm):
-        return [f'{moment}_{normalizer}' for moment in ('mean', 'var') for normalizer in layer.normalizers]
-    return list(layer.normalizers)
+    return {n.replace('_fsdp_wrapped_module.', ''): m for n, m in modules if isinstance(m, LearnedNorm) and m.learns}
 
 
 def _sum_over_processes(sums: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,10 +7,10 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
 from ..layers.base import LearnedNorm
-from ..registry import register
+from ..registry import register_in, report_taken_names
 
 
-@register(OPTIM_WRAPPER_CONSTRUCTORS)
+@register_in(OPTIM_WRAPPER_CONSTRUCTORS)
 class LearnedNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """mmengine's default constructor, to which SN, EN and ILM are norms.
 
@@ -85,3 +85,6 @@ class LearnedNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             mult = next((mult for mult in mults if mult is not None), None)
             if mult is not None and base is not None:
                 group[key] = base * mult
+
+
+report_taken_names()

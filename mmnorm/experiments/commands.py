@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..engine import checks
+from ..cli import checks
 from .catalogue import Experiment
 
 # The checkout: configs and tools stand beside the package.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..engine.checkpoint_file import latest_checkpoint
+from ..cli.start import latest_checkpoint
 from .catalogue import Experiment, Metric
 
 METRICS, SEVERAL_SCALES = 'metrics.json', 'several_scales.json'

@@ -1,19 +1,18 @@
-"""What all learned norms share: the checks, the three steps, and the loading of other norms' weights."""
+"""What all learned norms share: the checks, the three steps, loading others' weights, what they say of themselves."""
 
 import math
-from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import ops
-from ..ops.coefficients.pool import NORMALIZERS
 from ..ops.compat import is_autocast_enabled
-from .load_summary import add_to_summary, describe
-from .state_dict import AFFINE, BUFFERS, OWN_PARAMETERS, ForeignState, adopt_sibling_weights, reduce_state
-from .sync import pool_batch_sync
+from ..registry import INPUT_NDIMS, NORMS, add_layer
+from .load_summary import describe, say
+from .siblings import SiblingLoader
+from .state_dict import AFFINE, BUFFERS, ForeignState, reduce_state, source_of
 
 
 def check_positive_int(name: str, value: int) -> int:
@@ -43,10 +42,11 @@ def check_batch_norm_options(layer: str, options: dict) -> None:
         raise ValueError(f'{layer} has no gamma without beta (bias=False); give affine=False, or leave bias out')
 
 
-class LearnedNorm(nn.Module):
-    """Base of all layers here: moments, coefficients, affine.
+class LearnedNorm(SiblingLoader):
+    """Base of all layers here, and of your own: moments, coefficients, affine (docs/extending.md).
 
-    A subclass says what its coefficients are; the passes over the data belong to :mod:`mmnorm.ops`.
+    A subclass says what its coefficients are; the passes over the data belong to :mod:`mmnorm.ops`. What the rest of
+    the project has to know of a norm stands on its class, and :func:`mmnorm.register` makes the class known.
 
     Args:
         num_features: Number of channels C.
@@ -54,14 +54,35 @@ class LearnedNorm(nn.Module):
         affine: Whether gamma and beta are learned; without, they are 1 and 0.
 
     Attributes:
+        kind: The name under which the class is registered, e.g. 'SN'.
+        rank: 1, 2 or 3, what the class is for; None where it takes input of any rank.
+        own_parameters: Names of the parameters and buffers that plain norms have not.
+        marker: Those by which a checkpoint of this norm is told; ``own_parameters`` unless it says less.
+        learns: What can be looked at: 'weights' of the normalizers, 'ratios' of the normalizers for each sample,
+            'affine', a predicted omega and beta, or None. It decides which figures there are, and which of
+            ``importance_weights()``, ``importance_ratios(x)`` and ``predicted_affine(x)`` the class has.
         norm_eval: Stay in eval mode whatever :meth:`train` is asked for, so that BN keeps its running statistics. The
             parameters go on learning. Not part of the state dict.
     """
 
+    kind: ClassVar[str] = ''
+    rank: int | None = None
+    own_parameters: ClassVar[tuple[str, ...]] = ()
+    marker: ClassVar[tuple[str, ...]] = ()
+    learns: ClassVar[str | None] = None
+    # Whether it can compute what a norm without gamma and beta does only with ones of its own.
+    needs_affine: ClassVar[bool] = False
     norm_eval: bool = False
-    _input_ndims: tuple[int, ...] = ()
-    # Parameters that no other norm has. A state dict without any of them comes from another norm.
-    _own_parameters: tuple[str, ...] = ()
+    # How OpenMMLab names the layer in a network: as a BatchNorm, so that the weights of one are found.
+    _abbr_ = 'bn'
+
+    def __init_subclass__(cls, rank: int | None = None, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        if 'own_parameters' in vars(cls) and 'marker' not in vars(cls):
+            cls.marker = cls.own_parameters
+        if rank is not None:
+            cls.rank = rank
+            add_layer(cls, rank)
 
     def __init__(self, num_features: int, eps: float, affine: bool) -> None:
         super().__init__()
@@ -132,8 +153,9 @@ class LearnedNorm(nn.Module):
 
     def _check_input(self, x: Tensor) -> None:
         name = type(self).__name__
-        if x.dim() not in self._input_ndims:
-            expected = ' or '.join(f'{n}D' for n in self._input_ndims)
+        expected_ndims = (2, 3, 4, 5) if self.rank is None else INPUT_NDIMS[self.rank]
+        if x.dim() not in expected_ndims:
+            expected = ' or '.join(f'{n}D' for n in expected_ndims)
             raise ValueError(f'{name} expected {expected} input, got {x.dim()}D input of shape {tuple(x.shape)}')
         if x.shape[1] != self.num_features:
             raise ValueError(
@@ -149,202 +171,99 @@ class LearnedNorm(nn.Module):
             parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype)) if self.affine else None
             self.register_parameter(name, parameter)
 
-    def _adapt_foreign_state(self, state: ForeignState) -> tuple[list[str], list[str]]:
-        """Rewrite ``state.entries``, which another norm wrote, to what this layer can load.
-
-        Returns:
-            What was kept besides gamma and beta, and what was lost, in words for the summary of the load.
-        """
-        raise NotImplementedError
-
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, *args) -> None:
-        names = {key[len(prefix) :] for key in state_dict if key.startswith(prefix)}
-        if names & {'weight', 'bias', 'running_mean'} and not names.intersection(self._own_parameters):
-            # Not the entries of children: a norm may have an activation inside.
-            entries = {name: state_dict[prefix + name] for name in names if '.' not in name}
-            state = reduce_state(entries)
-            kept, lost = self._adapt_foreign_state(state)
-            for name in (*AFFINE, *BUFFERS, *OWN_PARAMETERS.get(state.source, ())):
-                state_dict.pop(prefix + name, None)
-            state_dict.update({prefix + name: value for name, value in state.entries.items()})
-            add_to_summary(describe(state, type(self).__name__, kept, state.dropped + lost), missing_keys)
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *args)
-
-
-class PooledNorm(LearnedNorm):
-    """Base of the layers that mix a pool of normalizers (SN and EN): the pool, and BN's running statistics.
-
-    Args:
-        num_features: Number of channels C.
-        eps: Added to variances before the square root.
-        momentum: Weight of the new value in the running statistics, as in PyTorch; None is a cumulative average.
-        normalizers: Any non-empty choice of 'IN', 'LN', 'BN' and 'GN'; K is their number.
-        num_groups: Number of groups of GN; gcd(C, num_groups) is used, so that any C works.
-        init_ratios: Probabilities of the K normalizers at the start; None is uniform.
-        sync: In training, take BN's statistics over the values of all processes of the default group.
-        affine: Whether gamma and beta are learned.
-        track_running_stats: Whether BN keeps running statistics and uses them in eval mode, else it uses the batch's.
-    """
-
-    def __init__(
-        self,
-        num_features: int,
-        eps: float,
-        momentum: float | None,
-        normalizers: Sequence[str],
-        num_groups: int,
-        init_ratios: Sequence[float] | None,
-        sync: bool,
-        affine: bool,
-        track_running_stats: bool,
-        device=None,
-        dtype=None,
-    ) -> None:
-        super().__init__(num_features, eps, affine)
-        if momentum is not None and (not isinstance(momentum, Real) or not 0 <= momentum <= 1):
-            raise ValueError(f'momentum must be None (cumulative average) or a number in [0, 1], got {momentum!r}')
-        self.momentum = momentum
-        self.normalizers = self._check_normalizers(normalizers)
-        self.num_groups = math.gcd(self.num_features, check_positive_int('num_groups', num_groups))
-        self.init_ratios = self._check_init_ratios(init_ratios, self.normalizers)
-        self.sync = sync
-        self.track_running_stats = track_running_stats
-        if 'BN' in self.normalizers and track_running_stats:
-            self.register_buffer('running_mean', torch.empty(self.num_features, device=device, dtype=dtype))
-            self.register_buffer('running_var', torch.empty(self.num_features, device=device, dtype=dtype))
-            self.register_buffer('num_batches_tracked', torch.tensor(0, dtype=torch.long, device=device))
-        else:
-            self.running_mean = self.running_var = self.num_batches_tracked = None
-
-    @staticmethod
-    def _check_normalizers(normalizers: Sequence[str]) -> tuple[str, ...]:
-        expected = f'expected a non-empty choice of {", ".join(NORMALIZERS)}, each at most once'
-        if isinstance(normalizers, str) or not isinstance(normalizers, Sequence) or not normalizers:
-            raise ValueError(f"normalizers={normalizers!r}: {expected}, e.g. ('IN', 'LN', 'BN')")
-        unknown = [n for n in normalizers if n not in NORMALIZERS]
-        if unknown:
-            raise ValueError(f'normalizers={tuple(normalizers)!r} names unknown {unknown}: {expected}')
-        if len(set(normalizers)) != len(normalizers):
-            raise ValueError(f'normalizers={tuple(normalizers)!r} names one twice: {expected}')
-        return tuple(normalizers)
-
-    @staticmethod
-    def _check_init_ratios(init_ratios: Sequence[float] | None, normalizers: Sequence[str]) -> tuple[float, ...] | None:
-        if init_ratios is None:
-            return None
-        ratios = tuple(float(r) for r in init_ratios)
-        if len(ratios) != len(normalizers) or min(ratios) <= 0 or abs(sum(ratios) - 1) > 1e-4:
-            raise ValueError(
-                f'init_ratios={ratios!r}: expected {len(normalizers)} positive probabilities that sum to 1, '
-                f'one for each of normalizers={tuple(normalizers)!r}'
-            )
-        return ratios
-
-    def _initial_logits(self) -> Tensor:
-        """Logits whose softmax is ``init_ratios``; exactly zero where that is uniform. Shape (K,)."""
-        k = len(self.normalizers)
-        if self.init_ratios is None:
-            return torch.zeros(k)
-        return (torch.tensor(self.init_ratios, dtype=torch.float64) * k).log()
-
-    def reset_running_stats(self) -> None:
-        """Running statistics as before the first batch: mean 0, variance 1, no batch seen."""
-        if self.running_mean is not None:
-            self.running_mean.zero_()
-            self.running_var.fill_(1)
-            self.num_batches_tracked.zero_()
-
-    def pool(
-        self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
-    ) -> tuple[Tensor, Tensor]:
-        """The moments that each normalizer of the pool uses.
+    @classmethod
+    def reduce_state(cls, entries: dict[str, Tensor], state: ForeignState) -> None:
+        """Say what another norm can make of a state dict that this one wrote, by changing ``state``.
 
         Args:
-            mean: Mean of each plane, (N, C).
-            var: Biased variance of each plane, (N, C).
-            positions: Number of positions of a plane.
-            update_running_stats: Whether the batch enters BN's running statistics, in training mode.
+            entries: Parameters and buffers by name, without the path of the layer.
+            state: Gamma, beta and running statistics of them, as far as there are any.
+        """
+        state.dropped += [f'its {name}' for name in cls.own_parameters if name in entries]
+
+    def adapt_state(self, state: ForeignState) -> tuple[list[str], list[str]]:
+        """Rewrite ``state.entries``, which another norm wrote, to what this layer can load.
+
+        Parameters and buffers that only this norm has stay as they are.
 
         Returns:
-            What :func:`mmnorm.ops.pool` returns: deviations and variances, both (K, N, C).
+            What was kept besides gamma and beta, and what was lost, in words for the log.
         """
-        options = dict(normalizers=self.normalizers, num_groups=self.num_groups)
-        if 'BN' not in self.normalizers:
-            return ops.pool(mean, var, **options)
-        if self.track_running_stats and not self.training:
-            # A backward is that of the statistics that its forward has seen, whatever becomes of them in between.
-            statistics = [self.running_mean, self.running_var]
-            if torch.is_grad_enabled() and not torch.jit.is_tracing():
-                statistics = [t.clone() for t in statistics]
-            return ops.pool(mean, var, *statistics, **options)
-        stats = None
-        if update_running_stats and self.training and self.track_running_stats:
-            buffers = self.running_mean, self.running_var, self.num_batches_tracked
-            stats = ops.RunningStats(*buffers, self.momentum, positions)
-        if not self._waits_for_others():
-            return ops.pool(mean, var, track=stats, **options)
-        batch_mean, batch_var, count = pool_batch_sync(mean, var, positions)
-        if stats is not None:
-            ops.update_running_stats(stats, batch_mean.detach()[0], batch_var.detach()[0], count)
-        return ops.pool(mean, var, batch_mean[0], batch_var[0], **options)
-
-    def _waits_for_others(self) -> bool:
-        return (
-            self.sync
-            and 'BN' in self.normalizers
-            and self.training
-            and dist.is_available()
-            and dist.is_initialized()
-            and dist.get_world_size() > 1
-        )
-
-    def _adapt_foreign_state(self, state: ForeignState) -> tuple[list[str], list[str]]:
+        entries = state.entries
         kept, lost = [], []
-        had, has = 'running_mean' in state.entries, self.running_mean is not None
+        had, has = 'running_mean' in entries, getattr(self, 'running_mean', None) is not None
         if had and has:
             kept.append('running statistics')
         elif had:
-            lost.append('its running statistics (this pool has no use for them)')
+            lost.append('its running statistics')
         elif has:
             lost.append('running statistics (re-estimate them before eval mode)')
-        # What the other norm could not know stays as it is here; what this layer has no use for is dropped.
-        for name in self._own_parameters + BUFFERS:
-            own = getattr(self, name)
+        for name in (*self.own_parameters, *BUFFERS):
+            own = getattr(self, name, None)
             if own is None:
-                state.entries.pop(name, None)
+                entries.pop(name, None)
             else:
-                state.entries.setdefault(name, own.detach())
-        if state.logits is not None:
-            # A checkpoint does not name its pool; this is all that can be told of it.
-            if state.logits.numel() == len(self.normalizers) and had == has:
-                state.entries.update(self._constant_ratios(state.logits - state.logits.mean()))
-                kept.append('ratios' if state.source == 'EN' else 'the weights of the variances as ratios')
-            else:
-                lost.append('its ratios (they are of another pool)')
+                entries.setdefault(name, own.detach())
         return kept, lost
 
-    def _constant_ratios(self, logits: Tensor) -> dict[str, Tensor]:
-        """The own parameters that make softmax(``logits``) the ratios of every sample."""
-        raise NotImplementedError
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, *args) -> None:
+        names = {key[len(prefix) :] for key in state_dict if key.startswith(prefix)}
+        if names & {'weight', 'bias', 'running_mean'} and self._is_foreign(names):
+            # Not the entries of children: a norm may have an activation inside.
+            entries = {name: state_dict[prefix + name] for name in names if '.' not in name}
+            state = reduce_state(entries)
+            kept, lost = self.adapt_state(state)
+            source = NORMS.get(state.source)
+            for name in (*AFFINE, *BUFFERS, *(source.own_parameters if source else ())):
+                state_dict.pop(prefix + name, None)
+            state_dict.update({prefix + name: value for name, value in state.entries.items()})
+            say(describe(state, type(self).__name__, kept, state.dropped + lost), missing_keys)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *args)
 
-    def extra_repr(self) -> str:
-        text = f'{self.num_features}, eps={self.eps}, momentum={self.momentum}, normalizers={self.normalizers}'
-        if 'GN' in self.normalizers:
-            text += f', num_groups={self.num_groups}'
-        if self.init_ratios is not None:
-            text += f', init_ratios={self.init_ratios}'
-        if self.sync:
-            text += ', sync=True'
-        if not self.affine:
-            text += ', affine=False'
-        if not self.track_running_stats:
-            text += ', track_running_stats=False'
-        return text
+    def _is_foreign(self, names: set[str]) -> bool:
+        """Whether another norm wrote entries of these names."""
+        source = source_of(names)
+        if source in NORMS:
+            return source != self.kind
+        # With some of the parameters of this norm they are an incomplete checkpoint of it.
+        return not names.intersection(self.own_parameters)
 
+    # What it says of itself.
 
-def _watch_parents(parent: nn.Module, name: str, child: nn.Module | None) -> None:
-    if isinstance(child, LearnedNorm):
-        adopt_sibling_weights(parent)
+    def tags(self) -> list[str]:
+        """Names of what :meth:`summary` returns."""
+        return []
 
+    def summary(self, x: Tensor | None = None) -> Tensor:
+        r"""What the layer has learned, in few numbers, for logs and curves.
 
-torch.nn.modules.module.register_module_module_registration_hook(_watch_parents)
+        Args:
+            x: Its input, (N, C, \*); not needed where :attr:`learns` is 'weights'.
+
+        Returns:
+            Tensor (rows, number of :meth:`tags`): a row a sample, or one.
+        """
+        raise NotImplementedError(f'{type(self).__name__} does not say what it has learned')
+
+    def coefficient_flops(self, images: int) -> int:
+        """FLOPs of :meth:`coefficients` for so many images; a multiply-add is one, as in ``mmengine.analysis``.
+
+        Without an override, those of making a scale and a shift: an inverse root and two products a plane.
+        """
+        return 4 * images * self.num_features
+
+    def closest_normalizer(self) -> str:
+        """The plain norm that comes closest: 'BN', 'GN', 'LN' or 'IN'."""
+        raise NotImplementedError(f'{type(self).__name__} does not say which plain norm comes closest to it')
+
+    def plain_affine(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Gamma and beta, both (C,), of that plain norm; None where it needs none."""
+        return getattr(self, 'weight', None), getattr(self, 'bias', None)
+
+    def sole_normalizer(self) -> str | None:
+        """The normalizer whose statistics standardize the input, where it is one alone; None for a mixture."""
+        return None
+
+    def is_plain(self) -> bool:
+        """Whether the layer computes what its sole normalizer does with :meth:`plain_affine`, whatever the sample."""
+        return self.sole_normalizer() is not None

@@ -8,13 +8,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
-from .base import PooledNorm, check_batch_norm_options, check_positive_int
-from .state_dict import AFFINE, OWN_PARAMETERS, ForeignState, split_affine
+from ..registry import register
+from .base import check_batch_norm_options, check_positive_int
+from .pooled import SOFTMAX_FLOPS, PooledNorm
+from .state_dict import AFFINE, ForeignState, merge_affine, split_affine
 
 RATIO_NETS = ('pairwise', 'mlp')
 ACTIVATIONS = {'tanh': torch.tanh, 'relu': torch.relu}
 
 
+@register('EN')
 class ExemplarNorm(PooledNorm):
     r"""Exemplar Normalization (EN) over input of any rank; use the 1d, 2d or 3d class.
 
@@ -67,8 +70,10 @@ class ExemplarNorm(PooledNorm):
         ValueError: If an argument is out of its range.
     """
 
-    _abbr_ = 'bn'
-    _own_parameters = OWN_PARAMETERS['EN']
+    own_parameters = ('conv_weight', 'fc1_weight', 'fc1_bias', 'fc2_weight', 'fc2_bias')
+    # Some variants have no convolution.
+    marker = own_parameters[1:]
+    learns = 'ratios'
 
     def __init__(
         self,
@@ -195,16 +200,69 @@ class ExemplarNorm(PooledNorm):
         hidden = ACTIVATIONS[self.activation](F.linear(features, fc1_weight, fc1_bias))
         return F.linear(hidden, fc2_weight, fc2_bias).softmax(1)
 
-    def _adapt_foreign_state(self, state: ForeignState) -> tuple[list[str], list[str]]:
-        summary = super()._adapt_foreign_state(state)
+    @classmethod
+    def reduce_state(cls, entries: dict[str, Tensor], state: ForeignState) -> None:
+        """Gamma by the ratios of a sample without correlations, the sum of the betas; ratios if all have the same."""
+        affine = [state.entries.get(name) for name in AFFINE]
+        if all(t is not None and t.dim() == 2 for t in affine):
+            if (affine[0] != affine[0][0]).any():
+                state.dropped.append('the differences between the gammas of the normalizers')
+            merged = merge_affine(*affine, entries['fc2_bias'].float().softmax(0))
+            state.entries.update(zip(AFFINE, merged, strict=True))
+        if entries['fc2_weight'].any():
+            state.dropped.append('the ratios of each sample')
+        else:
+            state.logits = entries['fc2_bias']
+
+    def adapt_state(self, state: ForeignState) -> tuple[list[str], list[str]]:
+        words = super().adapt_state(state)
         affine = [state.entries[name] for name in AFFINE if name in state.entries]
         if self.affine and not self.shared_affine and [t.dim() for t in affine] == [1, 1]:
             rows = split_affine(*affine, len(self.normalizers))
             state.entries.update(zip(AFFINE, rows, strict=True))
-        return summary
+        return words
 
-    def _constant_ratios(self, logits: Tensor) -> dict[str, Tensor]:
-        return {'fc2_weight': torch.zeros_like(self.fc2_weight), 'fc2_bias': logits}
+    def _adapt_ratios(self, state: ForeignState) -> tuple[list[str], list[str]]:
+        logits, kept, lost = state.logits, 'ratios', []
+        if logits.dim() == 2:
+            if not torch.equal(*logits.float().softmax(1)):
+                lost.append('the weights of the means')
+            logits, kept = logits[1], 'the weights of the variances as ratios'
+        state.entries.update(fc2_weight=torch.zeros_like(self.fc2_weight), fc2_bias=logits - logits.mean())
+        return [kept], lost
+
+    def tags(self) -> list[str]:
+        return list(self.normalizers)
+
+    def summary(self, x: Tensor | None = None) -> Tensor:
+        return self.importance_ratios(x)
+
+    def typical_ratios(self) -> Tensor:
+        """Those of a sample without correlations."""
+        return self.fc2_bias.detach().float().softmax(0)
+
+    def plain_affine(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        if self.weight is None or self.weight.dim() == 1:
+            return self.weight, self.bias
+        return merge_affine(self.weight, self.bias, self.typical_ratios())
+
+    def coefficient_flops(self, images: int) -> int:
+        c, k = self.num_features, len(self.normalizers)
+        planes, (hidden, inputs) = images * c, self.fc1_weight.shape
+        # Eps and root; normalized means.
+        flops = self.pool_flops(images) + (2 + 1) * k * planes
+        if self.ratio_net == 'pairwise':
+            flops += k * planes if self.conv else 0
+            flops += images * k * k * (c // self.reduction if self.conv else c)
+        # Two fully connected layers, and the activation between them.
+        flops += images * (hidden * inputs + hidden + k * hidden + SOFTMAX_FLOPS * k)
+        # Scale and shift.
+        flops += 2 * k * planes
+        if self.affine:
+            rows = self.bias.numel() // c
+            # Ratios times gamma; sum of the betas, and its addition.
+            flops += k * planes + (rows - 1) * c + planes
+        return flops
 
     def extra_repr(self) -> str:
         text = f'{super().extra_repr()}, reduction={self.reduction}, expansion={self.expansion}'
@@ -219,19 +277,13 @@ class ExemplarNorm(PooledNorm):
         return text
 
 
-class ExemplarNorm1d(ExemplarNorm):
+class ExemplarNorm1d(ExemplarNorm, rank=1):
     """Exemplar Normalization over (N, C) or (N, C, L); see :class:`ExemplarNorm`."""
 
-    _input_ndims = (2, 3)
 
-
-class ExemplarNorm2d(ExemplarNorm):
+class ExemplarNorm2d(ExemplarNorm, rank=2):
     """Exemplar Normalization over (N, C, H, W); see :class:`ExemplarNorm`."""
 
-    _input_ndims = (4,)
 
-
-class ExemplarNorm3d(ExemplarNorm):
+class ExemplarNorm3d(ExemplarNorm, rank=3):
     """Exemplar Normalization over (N, C, D, H, W); see :class:`ExemplarNorm`."""
-
-    _input_ndims = (5,)

@@ -7,13 +7,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
+from ..registry import register
 from .base import LearnedNorm, check_batch_norm_options, check_positive_int
-from .state_dict import AFFINE, BUFFERS, OWN_PARAMETERS, ForeignState
+from .pooled import POOL_FLOPS
+from .state_dict import AFFINE, ForeignState
 
 BASES = ('GN', 'LN', 'IN')
 ACTIVATIONS = {'sigmoid': torch.sigmoid, 'tanh': torch.tanh, 'relu': torch.relu, 'identity': lambda t: t}
 
 
+@register('ILM')
 class InstanceMetaNorm(LearnedNorm):
     r"""Instance-Level Meta Normalization (ILM) over input of any rank; use the 1d, 2d or 3d class.
 
@@ -56,7 +59,10 @@ class InstanceMetaNorm(LearnedNorm):
     """
 
     _abbr_ = 'gn'
-    _own_parameters = OWN_PARAMETERS['ILM']
+    own_parameters = ('encoder_weight', 'mean_decoder_weight', 'var_decoder_weight')
+    learns = 'affine'
+    # It predicts sigmoid(0) for gamma at first, and only B_omega makes that the 1 of a norm without gamma.
+    needs_affine = True
 
     def __init__(
         self,
@@ -150,22 +156,68 @@ class InstanceMetaNorm(LearnedNorm):
         base = ops.pool(mean, var, normalizers=(self.base,), num_groups=self.num_groups)
         return ops.rescale(*base, *self.predict(mean, var), self.weight, self.bias, eps=self.eps)
 
-    def _adapt_foreign_state(self, state: ForeignState) -> tuple[list[str], list[str]]:
-        entries = state.entries
-        lost = ['its running statistics'] if 'running_mean' in entries else []
+    @classmethod
+    def reduce_state(cls, entries: dict[str, Tensor], state: ForeignState) -> None:
+        """Gamma and beta of a sample whose key features predict nothing, with the paper's sigmoid and tanh."""
+        if 'weight' in state.entries:
+            state.entries['weight'] = state.entries['weight'] + 0.5
+        if entries['mean_decoder_weight'].any() or entries['var_decoder_weight'].any():
+            state.dropped.append('what the key features predict')
+
+    def adapt_state(self, state: ForeignState) -> tuple[list[str], list[str]]:
+        kept, lost = super().adapt_state(state)
         if state.logits is not None:
             lost.append('its ratios')
-        for name in BUFFERS:
-            entries.pop(name, None)
         # Decoders at zero predict a constant, which goes into B_omega and B_beta: the layer starts as its base with
         # the gamma and beta that were loaded. The encoder keeps its random start, so that the decoders can learn.
-        entries['encoder_weight'] = self.encoder_weight.detach()
         for name in ('mean_decoder_weight', 'var_decoder_weight'):
-            entries[name] = torch.zeros_like(getattr(self, name))
-        for name, activation in zip(AFFINE, (self.var_activation, self.mean_activation), strict=True):
-            if name in entries:
-                entries[name] = entries[name] - ACTIVATIONS[activation](torch.zeros(())).item()
-        return [], lost
+            state.entries[name] = torch.zeros_like(getattr(self, name))
+        for name, constant in zip(AFFINE, self._constant_prediction(), strict=True):
+            if name in state.entries:
+                state.entries[name] = state.entries[name] - constant
+        return kept, lost
+
+    def _constant_prediction(self) -> tuple[float, float]:
+        """The omega and beta that decoders at zero predict."""
+        zero = torch.zeros(())
+        return tuple(ACTIVATIONS[name](zero).item() for name in (self.var_activation, self.mean_activation))
+
+    def tags(self) -> list[str]:
+        return ['omega', 'beta']
+
+    def summary(self, x: Tensor | None = None) -> Tensor:
+        return torch.stack([t.mean(1) for t in self.predicted_affine(x)], 1)
+
+    def closest_normalizer(self) -> str:
+        return self.base
+
+    def sole_normalizer(self) -> str | None:
+        return self.base
+
+    def is_plain(self) -> bool:
+        decoders = self.mean_decoder_weight, self.var_decoder_weight
+        return not decoders[0].is_meta and not any(decoder.any() for decoder in decoders)
+
+    def plain_affine(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        gamma, beta = self._constant_prediction()
+        if self.affine:
+            return self.weight + gamma, self.bias + beta
+        if (gamma, beta) == (0, 0):
+            return None, None
+        like = self.encoder_weight.new_ones(self.num_features)
+        return like + gamma, like * beta
+
+    def coefficient_flops(self, images: int) -> int:
+        planes = images * self.num_features
+        embedding, keys = self.encoder_weight.shape
+        # Key features; their encoder twice, relu, two decoders, activations.
+        flops = POOL_FLOPS * planes + 2 * images * (embedding * keys + embedding + keys * embedding + keys)
+        # B_omega and B_beta, without which omega has 1.
+        flops += (2 if self.affine else 1) * planes
+        # The base, and the difference of means.
+        flops += 0 if self.base == 'IN' else (POOL_FLOPS + 1) * planes
+        # Eps and root; scale; shift.
+        return flops + (2 + 1 + 1) * planes
 
     def extra_repr(self) -> str:
         text = f'{self.num_features}, eps={self.eps}, base={self.base!r}'
@@ -182,19 +234,13 @@ class InstanceMetaNorm(LearnedNorm):
         return text
 
 
-class InstanceMetaNorm1d(InstanceMetaNorm):
+class InstanceMetaNorm1d(InstanceMetaNorm, rank=1):
     """Instance-Level Meta Normalization over (N, C) or (N, C, L); see :class:`InstanceMetaNorm`."""
 
-    _input_ndims = (2, 3)
 
-
-class InstanceMetaNorm2d(InstanceMetaNorm):
+class InstanceMetaNorm2d(InstanceMetaNorm, rank=2):
     """Instance-Level Meta Normalization over (N, C, H, W); see :class:`InstanceMetaNorm`."""
 
-    _input_ndims = (4,)
 
-
-class InstanceMetaNorm3d(InstanceMetaNorm):
+class InstanceMetaNorm3d(InstanceMetaNorm, rank=3):
     """Instance-Level Meta Normalization over (N, C, D, H, W); see :class:`InstanceMetaNorm`."""
-
-    _input_ndims = (5,)

@@ -6,10 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from .base import PooledNorm, check_batch_norm_options
-from .state_dict import OWN_PARAMETERS
+from ..registry import register
+from .base import check_batch_norm_options
+from .pooled import SOFTMAX_FLOPS, PooledNorm
+from .state_dict import ForeignState
 
 
+@register('SN')
 class SwitchableNorm(PooledNorm):
     r"""Switchable Normalization (SN) over input of any rank; use the 1d, 2d or 3d class.
 
@@ -49,8 +52,8 @@ class SwitchableNorm(PooledNorm):
         ValueError: If an argument is out of its range.
     """
 
-    _abbr_ = 'bn'
-    _own_parameters = OWN_PARAMETERS['SN']
+    own_parameters = ('mean_weight', 'var_weight')
+    learns = 'weights'
 
     def __init__(
         self,
@@ -94,8 +97,8 @@ class SwitchableNorm(PooledNorm):
             nn.init.ones_(self.weight)
             nn.init.zeros_(self.bias)
         with torch.no_grad():
-            self.mean_weight.copy_(1 + self._initial_logits())
-            self.var_weight.copy_(1 + self._initial_logits())
+            for weight in (self.mean_weight, self.var_weight):
+                weight.copy_(self.logits_of(self._initial_logits()))
 
     @torch.no_grad()
     def importance_weights(self) -> Tensor:
@@ -108,9 +111,12 @@ class SwitchableNorm(PooledNorm):
 
     def ratios(self) -> Tensor:
         """The weights of the means, then those of the variances, (2, K); each row sums to 1."""
+        return self._logits().softmax(1)
+
+    def _logits(self) -> Tensor:
         logits = torch.stack([self.mean_weight, self.var_weight])
         # In float32 at least: gradients of many planes meet in each.
-        return logits.to(ops.accumulation_dtype(logits.dtype)).softmax(1)
+        return logits.to(ops.accumulation_dtype(logits.dtype))
 
     def coefficients(
         self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
@@ -118,23 +124,45 @@ class SwitchableNorm(PooledNorm):
         pooled = self.pool(mean, var, positions, update_running_stats)
         return ops.mix_statistics(*pooled, self.ratios(), self.weight, self.bias, eps=self.eps)
 
-    def _constant_ratios(self, logits: Tensor) -> dict[str, Tensor]:
-        return dict.fromkeys(self._own_parameters, 1 + logits)
+    @classmethod
+    def reduce_state(cls, entries: dict[str, Tensor], state: ForeignState) -> None:
+        state.logits = torch.stack([entries['mean_weight'], entries['var_weight']])
+
+    def _adapt_ratios(self, state: ForeignState) -> tuple[list[str], list[str]]:
+        logits = state.logits.expand(2, -1)
+        logits = self.logits_of(logits - logits.mean(1, keepdim=True))
+        state.entries.update(mean_weight=logits[0], var_weight=logits[1])
+        return ['ratios'], []
+
+    @staticmethod
+    def logits_of(logits: Tensor) -> Tensor:
+        """The ``mean_weight`` and ``var_weight`` that make softmax(``logits``), (..., K), the ratios."""
+        return 1 + logits
+
+    def tags(self) -> list[str]:
+        return [f'{moment}_{normalizer}' for moment in ('mean', 'var') for normalizer in self.normalizers]
+
+    def summary(self, x: Tensor | None = None) -> Tensor:
+        return self.importance_weights().reshape(1, -1)
+
+    def typical_ratios(self) -> Tensor:
+        return self.importance_weights().sum(0)
+
+    def coefficient_flops(self, images: int) -> int:
+        k, planes = len(self.normalizers), images * self.num_features
+        differences = k - ('IN' in self.normalizers)
+        flops = self.pool_flops(images) + 2 * SOFTMAX_FLOPS * k
+        # Mixed mean and variance; eps and root; gamma * inv_std; shift.
+        return flops + (differences + k + 2) * planes + (2 if self.affine else 1) * planes
 
 
-class SwitchableNorm1d(SwitchableNorm):
+class SwitchableNorm1d(SwitchableNorm, rank=1):
     """Switchable Normalization over (N, C) or (N, C, L); see :class:`SwitchableNorm`."""
 
-    _input_ndims = (2, 3)
 
-
-class SwitchableNorm2d(SwitchableNorm):
+class SwitchableNorm2d(SwitchableNorm, rank=2):
     """Switchable Normalization over (N, C, H, W); see :class:`SwitchableNorm`."""
 
-    _input_ndims = (4,)
 
-
-class SwitchableNorm3d(SwitchableNorm):
+class SwitchableNorm3d(SwitchableNorm, rank=3):
     """Switchable Normalization over (N, C, D, H, W); see :class:`SwitchableNorm`."""
-
-    _input_ndims = (5,)

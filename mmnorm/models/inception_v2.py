@@ -7,7 +7,7 @@ from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ..registry import register
+from ..registry import register_in
 
 # Figure 5 of the paper. Channels of the 1x1 branch (0: there is none), of the reduction and the convolution of the 3x3
 # branch, of the reduction and the two convolutions of the double 3x3 branch, kind and projection of the pooling (0: the
@@ -77,7 +77,7 @@ class InceptionModule(BaseModule):
         return torch.cat([branch(x) for branch in self.branches], 1)
 
 
-@register(MODELS)
+@register_in(MODELS)
 class InceptionV2(BaseBackbone):
     """The convolutions of Inception v2, up to the global pooling: (N, 3, H, W) to (N, 1024, H/32, W/32), in a tuple.
 

@@ -6,7 +6,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..registry import register
+from ..registry import register_in
 
 
 class PaddedShortcut(nn.Module):
@@ -30,7 +30,7 @@ class PaddedShortcut(nn.Module):
         return f'new_channels={self.new_channels}, stride={self.stride}'
 
 
-@register(MODELS)
+@register_in(MODELS)
 class ThinResNetCIFAR(ResNet_CIFAR):
     """The ResNets of the ResNet paper's Section 4.2: three stages of 16, 32 and 64 channels, 6n + 2 layers.
 

@@ -17,8 +17,8 @@ from mmnorm.analysis.figures.tsne import tsne_figure
 from mmnorm.analysis.figures.weights import parts_figure, weights_figure
 from mmnorm.analysis.histogram import StreamingHistogram
 from mmnorm.analysis.history import Curve, History, history_of
+from mmnorm.analysis.html_report import write_report
 from mmnorm.analysis.record_file import LayerRecord, Record
-from mmnorm.analysis.report import write_report
 from mmnorm.errors import UsageError
 
 RESNET50 = [

@@ -12,7 +12,7 @@ from mmengine.config import Config, utils
 from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 
-from mmnorm.engine import checks
+from mmnorm.cli import checks
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ('.', 'imagenet', 'webvision', 'cifar', 'coco', 'segmentation')

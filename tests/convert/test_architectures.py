@@ -1,6 +1,7 @@
 """Networks of many kinds, converted, compute a loss and its gradients: what a build alone would not show."""
 
 import importlib
+from itertools import cycle
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmnorm.convert.configs import NORMS, set_norm
+from mmnorm.convert.configs import set_norm
 from mmnorm.layers.base import LearnedNorm
+from mmnorm.registry import NORMS
 
 # A ResNet-50 an eighth as wide, and what then follows it.
 NARROW = {'backbone.base_channels': 8}
@@ -150,7 +152,7 @@ def test_there_are_enough():
     assert len(ARCHITECTURES) >= 40
 
 
-@pytest.mark.parametrize(('name', 'norm'), [(name, NORMS[i % 3]) for i, name in enumerate(ARCHITECTURES)])
+@pytest.mark.parametrize(('name', 'norm'), zip(ARCHITECTURES, cycle(NORMS)))
 def test_forward_and_backward(name, norm):
     model, scope, model_cfg = build(name, norm)
     assert not any(isinstance(module, _BatchNorm) for module in model.modules())

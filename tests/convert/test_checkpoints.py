@@ -156,7 +156,7 @@ def test_pretrained_backbone_by_init_cfg(norm_type, tmp_path):
     expected = source.layer1[0].bn1.weight - (0.5 if norm_type == 'ILM' else 0)
     assert norm.weight.equal(expected.expand_as(norm.weight))
     said = [line for line in lines if 'took weights' in line or 'match' in line]
-    lost = 'mmnorm: 20 InstanceMetaNorm2d took weights of BN without its running statistics'
+    lost = 'mmnorm: InstanceMetaNorm2d layers took weights of BN without its running statistics'
     assert said == ([lost] if norm_type == 'ILM' else [])
 
 

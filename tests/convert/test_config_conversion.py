@@ -15,9 +15,10 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 import mmnorm
-from mmnorm.convert.configs import NORMS, parse_norm, set_norm
+from mmnorm.convert.configs import parse_norm, set_norm
 from mmnorm.errors import UsageError
 from mmnorm.layers.base import LearnedNorm
+from mmnorm.registry import NORMS
 
 BACKBONE = dict(
     type='ResNet', depth=18, base_channels=8, num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1,)

@@ -77,7 +77,7 @@ def test_import_leaves_them_and_says_so_once():
     # What the tools write into a config does, too.
     from mmengine.config import Config
     from mmnorm.convert.configs import parse_norm, set_norm
-    from mmnorm.engine.defaults import add_training_defaults
+    from mmnorm.cli.defaults import add_training_defaults
     backbone = dict(type='mmpretrain.ResNet', depth=18)
     cfg = Config(dict(
         model=dict(type='mmpretrain.ImageClassifier', backbone=backbone),
@@ -171,6 +171,7 @@ def test_class_in_a_config():
 def test_importing_again_changes_nothing():
     code = """
     import importlib, warnings
+    import mmengine.hooks
     from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
     import mmnorm
     from mmnorm.registry import name_in_config

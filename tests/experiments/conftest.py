@@ -6,7 +6,7 @@ import torch
 from mmengine.config import utils
 from mmengine.registry import MODELS, init_default_scope
 
-from mmnorm.engine.defaults import add_training_defaults
+from mmnorm.cli.defaults import add_training_defaults
 from mmnorm.experiments.catalogue import catalogue
 from mmnorm.experiments.commands import read_config
 

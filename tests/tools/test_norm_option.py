@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from mmnorm import ExemplarNorm2d, SwitchableNorm2d
-from mmnorm.engine import launch
+from mmnorm.cli import launch
 from mmnorm.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]

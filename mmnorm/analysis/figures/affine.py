@@ -37,7 +37,7 @@ def affine_figure(
     Raises:
         UsageError: If there is no ILM, or ``base`` has no layer in common with the record.
     """
-    layers = record.of('ILM')
+    layers = record.that_learn('affine')
     plain = _base_values(layers, base)
     with paper_style():
         figure = new_figure(4.3)

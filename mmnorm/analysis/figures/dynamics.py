@@ -29,7 +29,7 @@ def dynamics_figure(history: History, names: list[str] | None = None, count: int
     """
     if max(len(curve.steps) for curve in history.curves) < 2:
         raise UsageError('dynamics need at least two points in time; give more checkpoints, or a longer run')
-    norm = history.curves[0].norm
+    norm, learns = history.curves[0].norm, history.curves[0].learns
     alike = [curve for curve in history.curves if curve.norm == norm]
     curves = history.select(names) if names else some_layers(alike, count)
     panels_of = [('average over layers', _average(alike)), *((short_name(curve.name), curve) for curve in curves)]
@@ -37,7 +37,7 @@ def dynamics_figure(history: History, names: list[str] | None = None, count: int
     rows = -(-len(panels_of) // columns)
     with paper_style():
         figure = new_figure(0.6 + 1.35 * rows)
-        grid = figure.subplots(rows, columns, sharex=True, squeeze=False, sharey=norm != 'ILM')
+        grid = figure.subplots(rows, columns, sharex=True, squeeze=False, sharey=learns != 'affine')
         for axes, (title, curve) in zip(grid.flat, panels_of, strict=False):
             _draw(axes, curve)
             axes.set_title(title, fontsize=6.5)
@@ -49,7 +49,7 @@ def dynamics_figure(history: History, names: list[str] | None = None, count: int
             grid[last, column].set_xlabel(history.unit)
             grid[last, column].tick_params(labelbottom=True)
         for axes in grid[:, 0]:
-            axes.set_ylabel({'SN': 'weight', 'EN': 'ratio', 'ILM': 'average'}[norm])
+            axes.set_ylabel({'weights': 'weight', 'ratios': 'ratio', 'affine': 'average'}[learns])
         handles = _legend(panels_of[0][1])
         figure.legend(handles=handles, loc='outside upper center', ncols=len(handles))
     return figure

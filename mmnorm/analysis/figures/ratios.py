@@ -34,7 +34,7 @@ def layers_figure(records: list[Record]) -> Figure:
     Raises:
         UsageError: If one has no EN, or their layers differ.
     """
-    by_record = [record.of('EN') for record in records]
+    by_record = [record.that_learn('ratios') for record in records]
     layers = by_record[0]
     for record, others in zip(records[1:], by_record[1:], strict=True):
         ours, theirs = ([layer.name for layer in each] for each in (layers, others))

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ...errors import UsageError
-from ..layers import stage_of
+from ..network_parts import stage_of
 from ..record_file import LayerRecord
 
 # Inches: the text width of a two-column page.

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ...errors import UsageError
-from ..layers import part_of
+from ..network_parts import part_of
 from ..record_file import LayerRecord, Record
 from .style import (
     COLORS,
@@ -62,7 +62,7 @@ def parts_figure(*records: Record) -> Figure:
             parts.setdefault(f'{title}{part_of(layer.name)}', []).append(layer)
     layers = [layer for members in parts.values() for layer in members]
     kinds = list(layers[0].weights)
-    if len({layer.norm for layer in layers}) > 1:
+    if len({layer.learns for layer in layers}) > 1:
         raise UsageError('weights of SN and ratios of EN are not the same thing; give checkpoints of one of them')
     normalizers = normalizers_of(layers)
     with paper_style():
@@ -92,5 +92,5 @@ def parts_figure(*records: Record) -> Figure:
 
 
 def _weighted(record: Record) -> list[LayerRecord]:
-    layers = record.of('SN', 'EN')
-    return [layer for layer in layers if layer.norm == 'SN'] or layers
+    layers = record.that_learn('weights', 'ratios')
+    return [layer for layer in layers if layer.learns == 'weights'] or layers

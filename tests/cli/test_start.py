@@ -14,8 +14,8 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS, DefaultScope
 
 import mmnorm
-from mmnorm.engine.checkpoint_file import check_prefixes, check_weights, latest_checkpoint
-from mmnorm.engine.defaults import add_training_defaults
+from mmnorm.cli.defaults import add_training_defaults
+from mmnorm.cli.start import check_prefixes, check_weights, latest_checkpoint
 from mmnorm.errors import UsageError
 
 

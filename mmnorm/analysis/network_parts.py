@@ -6,8 +6,7 @@ from torch import nn
 
 from ..errors import UsageError
 from ..layers.base import LearnedNorm
-from ..layers.exemplar_norm import ExemplarNorm
-from ..layers.switchable_norm import SwitchableNorm
+from ..registry import LEARNS, kinds_in_words
 
 _PARTS = {
     'backbone': 'backbone',
@@ -23,24 +22,19 @@ _PARTS = {
 }
 
 
-def norm_of(layer: LearnedNorm) -> str:
-    """'SN', 'EN' or 'ILM'."""
-    if isinstance(layer, SwitchableNorm):
-        return 'SN'
-    return 'EN' if isinstance(layer, ExemplarNorm) else 'ILM'
-
-
 def learned_norms(model: nn.Module) -> dict[str, LearnedNorm]:
-    """The SN, EN and ILM layers of a model, by name.
+    """The layers of a model that have learned something to look at, by name.
 
     Raises:
         UsageError: If there are none.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, LearnedNorm)}
+    layers = {
+        name: module for name, module in model.named_modules() if isinstance(module, LearnedNorm) and module.learns
+    }
     if not layers:
         others = sorted({type(m).__name__ for m in model.modules() if 'Norm' in type(m).__name__})
         raise UsageError(
-            f'{type(model).__name__} has no SN, EN or ILM layer to look at; its norms are '
+            f'{type(model).__name__} has no {kinds_in_words(*LEARNS)} layer to look at; its norms are '
             f'{", ".join(others) or "none at all"}. Expected a model with e.g. norm_cfg=dict(type="EN"); '
             f'tools/train.py --norm EN puts one into any config.'
         )

@@ -14,7 +14,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
 import mmnorm
-from mmnorm.engine.checkpoint_loader import use_own_reader
+from mmnorm.cli.own_reader import use_own_reader
 from mmnorm.errors import UsageError
 from mmnorm.files import read_checkpoint
 

@@ -3,7 +3,7 @@
 import pytest
 from mmengine.config import Config
 
-from mmnorm.engine.tta import enable_tta
+from mmnorm.cli.tta import enable_tta
 from mmnorm.errors import UsageError
 
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+from collections import Counter
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -62,8 +63,8 @@ def write_report(
         items = ''.join(f'<li>{escape(text)}</li>' for text in left_out)
         body.append(f'<h2>Not here</h2><ul class="note">{items}</ul>')
     body.append(_table(record))
-    norms = {norm: sum(layer.norm == norm for layer in record.layers) for norm in ('SN', 'EN', 'ILM')}
-    summary = ', '.join(f'{count} {norm}' for norm, count in norms.items() if count)
+    norms = Counter(layer.norm for layer in record.layers)
+    summary = ', '.join(f'{count} {norm}' for norm, count in norms.items())
     summary = f'{record.title}: {summary} layers, {record.samples} samples.'
     page = _PAGE.format(title=escape(title), summary=escape(summary), body='\n'.join(body))
     partial = f'{path}.part'
@@ -75,10 +76,12 @@ def write_report(
 def _figures(
     record: Record, records: list[Record], history: History | None
 ) -> list[tuple[str, str, Callable[[], Figure]]]:
-    norms = {layer.norm for layer in record.layers}
+    learned = {layer.learns: layer.norm for layer in record.layers}
     figures = []
-    if norms & {'SN', 'EN'}:
-        what = 'SN: weights of mean and variance.' if 'SN' in norms else 'EN: average ratios.'
+    if learned.keys() & {'weights', 'ratios'}:
+        what = f'{learned["ratios"]}: average ratios.' if 'ratios' in learned else ''
+        if 'weights' in learned:
+            what = f'{learned["weights"]}: weights of mean and variance.'
         marks = 'Marks on top tell the convolution before each layer.'
         figures += [
             ('Importance along the layers', f'{what} {marks} (SN paper, Fig. 3)', lambda: weights_figure(record)),
@@ -88,7 +91,7 @@ def _figures(
                 lambda: parts_figure(record),
             ),
         ]
-    if 'EN' in norms:
+    if 'ratios' in learned:
         figures += [
             (
                 'Ratios along the layers',
@@ -111,7 +114,7 @@ def _figures(
                 lambda: tsne_figure(records),
             ),
         ]
-    if 'ILM' in norms:
+    if 'affine' in learned:
         figures.append(
             (
                 'Predicted omega and beta',
@@ -156,7 +159,7 @@ def _table(record: Record) -> str:
 
 
 def _numbers(layer: LayerRecord) -> str:
-    if layer.norm == 'ILM':
+    if layer.learns == 'affine':
         return ', '.join(f'{name} {layer.values[f"{name}_mean"].mean():.3f}' for name in ('omega', 'beta'))
     return '; '.join(
         f'{kind}: ' + ', '.join(f'{n} {value:.2f}' for n, value in zip(layer.normalizers, values, strict=True))

@@ -6,9 +6,9 @@ from mmengine.config import Config
 from mmengine.fileio.backends.registry_utils import backends
 from mmengine.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS
 
+from ..convert.custom_imports import import_mmnorm
+from ..engine.atomic_files import AtomicBackend
 from ..registry import SCOPE, means_ours, name_in_config
-from .atomic_files import AtomicBackend
-from .custom_imports import import_mmnorm
 
 _HOOKS = ('NormEvalHook', 'ExactResumeHook')
 _DEFAULT_CONSTRUCTORS = (None, 'DefaultOptimWrapperConstructor')

@@ -17,12 +17,12 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner, load_checkpoint
 from torch.utils.data import DataLoader, Dataset
 
-from ..engine import checks, launch
-from ..engine.checkpoint_file import check_weights
+from ..cli import checks, launch
+from ..cli.start import check_weights
 from ..errors import UsageError
 from ..files import add_trust_argument, read_weights
 from .class_names import choose_classes, find_classes
-from .layers import learned_norms
+from .network_parts import learned_norms
 from .record_file import Record, load_record
 from .recorder import record
 
@@ -259,9 +259,9 @@ def _check_learned(model: torch.nn.Module, state_dict: Mapping, path: str) -> No
     """A checkpoint of plain norms loads into learned ones, but has learned nothing of what is to be shown."""
     names = {key.removeprefix('module.') for key in state_dict}
     layers = learned_norms(model)
-    if not any(f'{name}.{own}' in names for name, layer in layers.items() for own in layer._own_parameters):
+    if not any(f'{name}.{own}' in names for name, layer in layers.items() for own in layer.own_parameters):
         name, layer = next(iter(layers.items()))
         raise UsageError(
-            f'{path} has no weights of SN, EN or ILM, as its network has ({len(layers)} layers): expected e.g. '
-            f'{name}.{layer._own_parameters[0]}. It comes from another norm; train with the learned ones first.'
+            f'{path} has no weights of {layer.kind}, as its network has ({len(layers)} layers): expected e.g. '
+            f'{name}.{layer.own_parameters[0]}. It comes from another norm; train with the learned ones first.'
         )

@@ -15,7 +15,7 @@ from ..convert.configs import parse_norm, set_norm
 from ..errors import UsageError, run  # noqa: F401  the tools find run here
 from ..files import add_trust_argument
 from . import checks
-from .checkpoint_loader import use_own_reader
+from .own_reader import use_own_reader
 
 SCOPES = ('mmseg', 'mmdet', 'mmpretrain')
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')

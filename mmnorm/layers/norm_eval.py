@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from ..layers.base import LearnedNorm
+from .base import LearnedNorm
 
 
 def apply_norm_eval(model: nn.Module) -> int:

@@ -1,0 +1,1 @@
+"""What starts programs: options, checks before the start, defaults of a run, test-time augmentation."""
