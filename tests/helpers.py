@@ -12,7 +12,7 @@ import mmnorm
 
 LAYERS = {
     (name, dims): getattr(mmnorm, f'{name}{dims}d')
-    for name in ('SwitchableNorm', 'ExemplarNorm', 'InstanceMetaNorm')
+    for name in ('SwitchableNorm', 'SparseSwitchableNorm', 'ExemplarNorm', 'InstanceMetaNorm')
     for dims in (1, 2, 3)
 }
 
@@ -40,6 +40,8 @@ def randomize(layer):
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.5 + 0.3)
+        if hasattr(layer, 'set_sparsity'):
+            layer.set_sparsity(0.6)
         if getattr(layer, 'running_mean', None) is not None:
             layer.running_mean.copy_(torch.randn_like(layer.running_mean))
             layer.running_var.copy_(torch.rand_like(layer.running_var) + 0.5)

@@ -47,10 +47,40 @@ def channels(t, x):
     return t.reshape(*((1,) if t.dim() == 1 else ()), *t.shape, *[1] * (x.dim() - 2))
 
 
+def sparsemax(z):
+    """The point of the simplex nearest to z, (K,): the largest entries of z, less what makes their sum 1."""
+    for size in range(len(z), 0, -1):
+        kept = z.detach().topk(size).indices
+        p = torch.zeros_like(z).scatter(0, kept, z[kept] - (z[kept].sum() - 1) / size)
+        if size == 1 or (p[kept] > 0).all():
+            return p
+
+
+def sparsestmax(z, radius):
+    """SSN paper: sparsemax; if that is inside of the sphere, away from the center of its face, and again sparsemax."""
+    p, k = sparsemax(z), len(z)
+    while (p - 1 / k).norm() < radius - 1e-12 and (p > 0).sum() > 1:
+        face = (p > 0).to(p.dtype)
+        center = face / face.sum()
+        within = (radius**2 - ((center - 1 / k) ** 2).sum()).sqrt()
+        p = sparsemax(center + (p - center) * within / (p - center).norm())
+    return p
+
+
 def switchable_norm(layer, x, batch=None):
     """SN paper, Eqn. 3 to 5. BN's statistics are those of ``batch``, a list of tensors, rather than of x if given."""
+    ratios = [logits.softmax(0) for logits in (layer.mean_weight, layer.var_weight)]
+    return mixed_statistics(layer, x, *ratios, batch)
+
+
+def sparse_switchable_norm(layer, x, batch=None):
+    """The same with sparsestmax."""
+    ratios = [sparsestmax(logits, layer.radius) for logits in (layer.mean_weight, layer.var_weight)]
+    return mixed_statistics(layer, x, *ratios, batch)
+
+
+def mixed_statistics(layer, x, mean_ratios, var_ratios, batch):
     moments = pool_moments(layer, x, batch)
-    mean_ratios, var_ratios = layer.mean_weight.softmax(0), layer.var_weight.softmax(0)
     mean = sum(w * m for w, (m, _) in zip(mean_ratios, moments))
     var = sum(w * v for w, (_, v) in zip(var_ratios, moments))
     return channels(layer.weight, x) * (x - mean) / torch.sqrt(var + layer.eps) + channels(layer.bias, x)
@@ -109,7 +139,12 @@ def instance_meta_norm(layer, x):
     return standard * (channels(omega, x) + channels(layer.weight, x)) + channels(beta, x) + channels(layer.bias, x)
 
 
-PLAIN = {'SwitchableNorm': switchable_norm, 'ExemplarNorm': exemplar_norm, 'InstanceMetaNorm': instance_meta_norm}
+PLAIN = {
+    'SwitchableNorm': switchable_norm,
+    'SparseSwitchableNorm': sparse_switchable_norm,
+    'ExemplarNorm': exemplar_norm,
+    'InstanceMetaNorm': instance_meta_norm,
+}
 
 
 def plain(layer, x, **options):

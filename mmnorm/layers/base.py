@@ -84,7 +84,7 @@ class LearnedNorm(SiblingLoader):
             cls.rank = rank
             add_layer(cls, rank)
 
-    def __init__(self, num_features: int, eps: float, affine: bool) -> None:
+    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__()
         self.num_features = check_positive_int('num_features', num_features)
         if isinstance(eps, bool) or not isinstance(eps, Real) or not 0 <= eps < math.inf:
@@ -165,7 +165,7 @@ class LearnedNorm(SiblingLoader):
         if not x.is_floating_point():
             raise ValueError(f'{name} expected floating-point input, got {x.dtype}; convert it first, e.g. x.float()')
 
-    def _register_affine(self, *shape: int, device=None, dtype=None) -> None:
+    def register_affine(self, *shape: int, device=None, dtype=None) -> None:
         """Create ``weight`` and ``bias``, or register them as None where gamma and beta are not learned."""
         for name in ('weight', 'bias'):
             parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype)) if self.affine else None
@@ -232,18 +232,24 @@ class LearnedNorm(SiblingLoader):
 
     def tags(self) -> list[str]:
         """Names of what :meth:`summary` returns."""
-        return []
+        if self.learns == 'weights':
+            return [f'{moment}_{normalizer}' for moment in ('mean', 'var') for normalizer in self.normalizers]
+        return list(self.normalizers) if self.learns == 'ratios' else ['omega', 'beta']
 
     def summary(self, x: Tensor | None = None) -> Tensor:
         r"""What the layer has learned, in few numbers, for logs and curves.
 
         Args:
-            x: Its input, (N, C, \*); not needed where :attr:`learns` is 'weights'.
+            x: Its input, (N, C, \\*); not needed where :attr:`learns` is 'weights'.
 
         Returns:
             Tensor (rows, number of :meth:`tags`): a row a sample, or one.
         """
-        raise NotImplementedError(f'{type(self).__name__} does not say what it has learned')
+        if self.learns == 'weights':
+            return self.importance_weights().reshape(1, -1)
+        if self.learns == 'ratios':
+            return self.importance_ratios(x)
+        return torch.stack([t.mean(1) for t in self.predicted_affine(x)], 1)
 
     def coefficient_flops(self, images: int) -> int:
         """FLOPs of :meth:`coefficients` for so many images; a multiply-add is one, as in ``mmengine.analysis``.

@@ -124,7 +124,7 @@ class ExemplarNorm(PooledNorm):
 
         c, k, r = self.num_features, len(self.normalizers), self.reduction
         factory = {'device': device, 'dtype': dtype}
-        self._register_affine(*((c,) if shared_affine else (k, c)), **factory)
+        self.register_affine(*((c,) if shared_affine else (k, c)), **factory)
         # Plain parameters, not nn.Linear and nn.Conv1d: init_cfg of a parent module would re-initialize those, and
         # the uniform start would be lost.
         self.register_parameter('conv_weight', nn.Parameter(torch.empty(c // r, r, **factory)) if self.conv else None)
@@ -230,12 +230,6 @@ class ExemplarNorm(PooledNorm):
             logits, kept = logits[1], 'the weights of the variances as ratios'
         state.entries.update(fc2_weight=torch.zeros_like(self.fc2_weight), fc2_bias=logits - logits.mean())
         return [kept], lost
-
-    def tags(self) -> list[str]:
-        return list(self.normalizers)
-
-    def summary(self, x: Tensor | None = None) -> Tensor:
-        return self.importance_ratios(x)
 
     def typical_ratios(self) -> Tensor:
         """Those of a sample without correlations."""

@@ -98,7 +98,7 @@ class InstanceMetaNorm(LearnedNorm):
         groups = self.num_features // self.key_group_size
         self.embedding_size = groups // self.reduction if groups > self.reduction else 2
         factory = {'device': device, 'dtype': dtype}
-        self._register_affine(self.num_features, **factory)
+        self.register_affine(self.num_features, **factory)
         # Plain parameters, not nn.Linear, which init_cfg of a parent module would re-initialize.
         self.encoder_weight = nn.Parameter(torch.empty(self.embedding_size, groups, **factory))
         self.mean_decoder_weight = nn.Parameter(torch.empty(groups, self.embedding_size, **factory))
@@ -181,12 +181,6 @@ class InstanceMetaNorm(LearnedNorm):
         """The omega and beta that decoders at zero predict."""
         zero = torch.zeros(())
         return tuple(ACTIVATIONS[name](zero).item() for name in (self.var_activation, self.mean_activation))
-
-    def tags(self) -> list[str]:
-        return ['omega', 'beta']
-
-    def summary(self, x: Tensor | None = None) -> Tensor:
-        return torch.stack([t.mean(1) for t in self.predicted_affine(x)], 1)
 
     def closest_normalizer(self) -> str:
         return self.base

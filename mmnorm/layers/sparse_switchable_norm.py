@@ -10,38 +10,33 @@ from .state_dict import ForeignState
 from .switchable_norm import SwitchableNorm
 
 
-def sparsemax(z: Tensor) -> Tensor:
-    """The points of the simplex that are nearest to ``z``, (..., K)."""
-    ordered = z.sort(-1, descending=True).values
-    size = torch.arange(1, z.shape[-1] + 1, device=z.device)
-    excess = ordered.cumsum(-1) - 1
-    support = (size * ordered > excess).sum(-1, keepdim=True)
-    nearest = z - excess.gather(-1, support - 1) / support
-    # What rounding leaves of a zero would count as a corner of the face.
-    return torch.where(nearest > 10 * torch.finfo(z.dtype).eps, nearest, 0)
-
-
 def sparsestmax(z: Tensor, radius: Tensor) -> Tensor:
     """The points of the simplex that are nearest to ``z``, (..., K), outside of a sphere around its center.
 
-    With radius 0 it is :func:`sparsemax`; at sqrt(1 - 1 / K) only the corners are left. A point inside of the sphere is
-    pushed to its surface, away from the center of the face that it is on, and back to the simplex, which makes the face
-    smaller, if that was beyond it.
+    With radius 0 it is sparsemax; at sqrt(1 - 1 / K) only the corners are left. A point inside of the sphere is pushed
+    to its surface, away from the center of the face that it is on, and onto a smaller face where that is beyond the
+    simplex. So it keeps the m largest entries of z, and p = 1 / m + stretch * (z - mean of z), over these.
     """
     k = z.shape[-1]
-    p = sparsemax(z)
-    for _ in range(k - 1):
-        face = p > 0
-        corners = face.sum(-1, keepdim=True)
-        center = face.to(p.dtype) / corners
-        offset = p - center
-        distance = offset.norm(dim=-1, keepdim=True)
-        # The sphere cuts the face in a sphere of its own.
-        face_radius = (radius**2 - (1 / corners - 1 / k)).clamp(min=0).sqrt()
-        # From the center itself there is no way outwards.
-        stretch = torch.where(distance > 1e-6, face_radius / distance.clamp(min=1e-6), 1)
-        p = torch.where(distance < face_radius, sparsemax(center + offset * stretch), p)
-    return p
+    with torch.no_grad():
+        ordered, order = (z - z.mean(-1, keepdim=True)).sort(-1, descending=True)
+        m = torch.arange(1, k + 1, dtype=z.dtype, device=z.device).expand_as(z)
+        mean = ordered.cumsum(-1) / m
+        # Row m: the m largest, less their mean.
+        spread = (ordered.unsqueeze(-2) - mean.unsqueeze(-1)).tril().norm(dim=-1)
+        # Of the sphere within a face of m corners.
+        face_radius = (radius**2 - (1 / m - 1 / k)).clamp(min=0).sqrt()
+        nearest = (ordered - mean + 1 / m > 0).sum(-1, keepdim=True)
+        is_outside = (spread >= face_radius).gather(-1, nearest - 1)
+        # A corner, or the center of a face, has no direction to go.
+        rounding = 10 * torch.finfo(z.dtype).eps * ordered.abs().amax(-1, keepdim=True)
+        fits = (spread / m + face_radius * (ordered - mean) > rounding) | (spread <= rounding)
+        size = torch.where(is_outside, nearest, ((fits & (m <= nearest)) * m).amax(-1, keepdim=True))
+        face = torch.zeros_like(z).scatter(-1, order, (m <= size).to(z.dtype))
+        face_radius = face_radius.gather(-1, size.long() - 1)
+    offset = face * (z - (face * z).sum(-1, keepdim=True) / size)
+    length = offset.square().sum(-1, keepdim=True).clamp(min=1e-12).sqrt()
+    return face / size + torch.where(is_outside | (length < 2e-6), 1, face_radius / length) * offset
 
 
 @register('SSN')

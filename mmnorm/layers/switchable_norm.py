@@ -85,7 +85,7 @@ class SwitchableNorm(PooledNorm):
             dtype=dtype,
         )
         factory = {'device': device, 'dtype': dtype}
-        self._register_affine(self.num_features, **factory)
+        self.register_affine(self.num_features, **factory)
         self.mean_weight = nn.Parameter(torch.empty(len(self.normalizers), **factory))
         self.var_weight = nn.Parameter(torch.empty(len(self.normalizers), **factory))
         self.reset_parameters()
@@ -138,12 +138,6 @@ class SwitchableNorm(PooledNorm):
     def logits_of(logits: Tensor) -> Tensor:
         """The ``mean_weight`` and ``var_weight`` that make softmax(``logits``), (..., K), the ratios."""
         return 1 + logits
-
-    def tags(self) -> list[str]:
-        return [f'{moment}_{normalizer}' for moment in ('mean', 'var') for normalizer in self.normalizers]
-
-    def summary(self, x: Tensor | None = None) -> Tensor:
-        return self.importance_weights().reshape(1, -1)
 
     def typical_ratios(self) -> Tensor:
         return self.importance_weights().sum(0)

@@ -319,7 +319,7 @@ def test_figures_of_another_norm_are_refused():
         with pytest.raises(UsageError, match='has no EN layer, which this figure is of; it has SN'):
             draw(make('SN'))
     for draw in (weights_figure, parts_figure):
-        with pytest.raises(UsageError, match='has no SN or EN layer.*Figures for ILM: affine'):
+        with pytest.raises(UsageError, match='has no EN, SN or SSN layer.*Figures for ILM: affine'):
             draw(make('ILM'))
     with pytest.raises(UsageError, match='has no ILM layer'):
         affine_figure(make('EN'))

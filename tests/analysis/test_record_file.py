@@ -66,4 +66,4 @@ def test_names_and_kinds_that_are_not_there():
         record.per_sample(['11'])
     record.layers = record.layers[1:]
     with pytest.raises(UsageError, match='has no EN layer.*it has ILM, SN.*Figures for ILM: affine'):
-        record.of('EN')
+        record.that_learn('ratios')

@@ -67,9 +67,16 @@ def test_sequences():
     np.testing.assert_allclose(layer.values['ratios'], model.eval().importance_ratios(x), rtol=1e-5, atol=1e-6)
 
 
-def test_switchable_weights():
-    model = network(mmnorm.SwitchableNorm2d)
-    for layer in record(model, loader(labels=False), progress=False).layers:
+@pytest.mark.parametrize(
+    ('layer', 'norm'), [(mmnorm.SwitchableNorm2d, 'SN'), (mmnorm.SparseSwitchableNorm2d, 'SSN')], ids=['SN', 'SSN']
+)
+def test_switchable_weights(layer, norm, tmp_path):
+    model = network(layer)
+    save_record(record(model, loader(labels=False), progress=False), tmp_path / 'record.npz')
+    recorded = load_record(tmp_path / 'record.npz')
+    assert len(recorded.that_learn('weights')) == 2
+    for layer in recorded.layers:
+        assert (layer.norm, layer.learns) == (norm, 'weights')
         np.testing.assert_allclose(layer.values['weights'], model[int(layer.name)].importance_weights())
 
 
@@ -195,7 +202,7 @@ def test_bounded_by_max_samples():
 
 
 def test_errors():
-    with pytest.raises(UsageError, match='ResNet has no SN, EN or ILM layer.*its norms are BatchNorm2d'):
+    with pytest.raises(UsageError, match='ResNet has no EN, ILM, SN or SSN layer.*its norms are BatchNorm2d'):
         record(resnet18(), loader())
     with pytest.raises(UsageError, match=r'the loader \(list\) is empty'):
         record(network(mmnorm.ExemplarNorm2d), [])

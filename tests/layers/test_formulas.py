@@ -63,7 +63,7 @@ def test_instance_meta_norm(base, shape, key_group_size):
 @pytest.mark.usefixtures('_cpu_backend')
 @pytest.mark.parametrize(('dims', 'shape'), OTHER_RANKS, ids=str)
 @pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
-@pytest.mark.parametrize('name', ['SwitchableNorm', 'ExemplarNorm', 'InstanceMetaNorm'])
+@pytest.mark.parametrize('name', ['SwitchableNorm', 'SparseSwitchableNorm', 'ExemplarNorm', 'InstanceMetaNorm'])
 def test_other_ranks(name, dims, shape, training):
     layer = getattr(mmnorm, f'{name}{dims}d')(12, num_groups=4)
     check(layer, torch.randn(shape, dtype=torch.float64) * 2 + 1, training)

@@ -212,7 +212,7 @@ LOST = [
     (
         SN(8),
         EN(8, normalizers=WITHOUT_BN),
-        'SN (gamma and beta) without its running statistics, its ratios (they are of another pool)',
+        'SN (gamma and beta) without its running statistics (this pool has no use for them), its ratios (they are of',
     ),
     (SN(8), ILM(8), 'SN (gamma and beta) without its running statistics, its ratios'),
     (ILM(8), EN(8), 'ILM (gamma and beta) without what the key features predict, running statistics (re-estimate'),

@@ -197,11 +197,11 @@ def test_what_is_wrong(work, recorded, refuse, tmp_path):
 
     checkpoint = work / 'en/iter_4.pth'
     message = refused('weights', work / 'bn/iter_2.pth')
-    assert 'no SN, EN or ILM layer to look at; its norms are BatchNorm2d' in message
+    assert 'no EN, ILM, SN or SSN layer to look at; its norms are BatchNorm2d' in message
     assert '--num-layers: expected at least 1, got 0' in refused('dynamics', work / 'en', '--num-layers', 0)
     assert 'the data set has no sample of class cat; its' in refused('tsne', checkpoint, '--classes', 'cat')
     message = refused('weights', work / 'bn/iter_2.pth', '--config', work / 'resnet18_en.py')
-    assert 'no weights of SN, EN or ILM' in message
+    assert 'no weights of EN' in message
     assert 'backbone.bn1.conv_weight' in message
     message = refused('classes', recorded, '--layers', 'backbone.layer1.0.bn9')
     assert "no layer is called 'backbone.layer1.0.bn9'. Nearest: backbone.layer1.0.bn" in message
