@@ -84,8 +84,9 @@ def _table(catalogue: Catalogue, rows: Sequence[Experiment]) -> str:
         own = [text for text in row.differs if text not in shared]
         lines.append(_row([row.row, f'`{row.id}`', _what(row), *figures, _here(catalogue, row, own)]))
     notes = []
-    if rows[0].code is not None and all(row.code == rows[0].code or row.code is None for row in rows):
-        notes.append(f"Authors' code, by `--code`: {rows[0].code.note}.")
+    words = {row.code.note for row in rows if row.code is not None}
+    if len(words) == 1:
+        notes.append(f"Authors' code, by `--code`: {words.pop()}.")
     notes += [f'{text[0].upper()}{text[1:]}.' for text in shared]
     where = '' if table.where == 'this project' else f'{table.where}. '
     text = f'{where}{_run(rows)}'.strip()
