@@ -37,6 +37,14 @@ def starts(cfg):
         assert layer.weight.eq(layer.weight.flatten()[0]).all()
     if hasattr(layer, 'mean_weight'):
         (found['logits'],) = {*layer.mean_weight.tolist(), *layer.var_weight.tolist()}
+    if hasattr(layer, 'encoder_weight'):
+        found['ilm_start'] = layer.init
+        # Its values too: of a standard normal distribution half are beyond 0.674; of the other none, as their bound is
+        # 1 / sqrt(128).
+        wide = type(layer)(2048, init=layer.init)
+        for parameter in (wide.encoder_weight, wide.mean_decoder_weight, wide.var_decoder_weight):
+            far = (parameter.abs() > 0.674).float().mean()
+            assert (0.4 < far < 0.6) == (layer.init == 'normal')
     if hasattr(layer, 'importance_ratios'):
         ratios = layer.importance_ratios(torch.randn(3, 64, 4, 4))
         found['uniform_start'] = torch.equal(ratios, torch.full_like(ratios, 1 / 3))
