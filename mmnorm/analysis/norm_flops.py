@@ -101,10 +101,11 @@ def _switchable(layer: nn.Module, n: int, c: int) -> int:
 def _exemplar(layer: nn.Module, n: int, c: int) -> int:
     k, planes = len(layer.normalizers), n * c
     hidden, inputs = layer.fc1_weight.shape
-    # Eps and root; normalized means.
-    flops = _pools(layer, n, c) + (2 + 1) * k * planes
+    # Eps and root.
+    flops = _pools(layer, n, c) + 2 * k * planes
     if layer.ratio_net == 'pairwise':
-        flops += k * planes if layer.conv else 0
+        # Normalized means, and their convolution.
+        flops += (2 if layer.conv else 1) * k * planes
         flops += n * k * k * (c // layer.reduction if layer.conv else c)
     # Two fully connected layers, and the activation between them.
     flops += n * (hidden * inputs + hidden + k * hidden + _SOFTMAX * k)
