@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -102,36 +103,44 @@ def markdown(catalogue: Catalogue, lines: Sequence[Line]) -> str:
 def bars_figure(lines: Sequence[Line]) -> Figure:
     """The first figure of each row: the paper's as an outline, what is here filled, with its spread.
 
+    Rows whose first figures are not the same kind have panels of their own.
+
     Raises:
         UsageError: If no row has a number.
     """
-    shown = []
+    panels: dict[Metric, list[tuple[Experiment, Cell]]] = {}
     for line in lines:
         cell = next((c for c in line.cells if isinstance(c.paper, int | float) or c.values), None)
         if cell is not None:
-            shown.append((line.experiment, cell))
-    if not shown:
+            panels.setdefault(cell.metric, []).append((line.experiment, cell))
+    if not panels:
         raise UsageError('there is nothing to draw: no row has a figure, of the paper or of a run')
-    first = shown[0][1].metric
-    shown = [(row, cell) for row, cell in shown if cell.metric == first]
+    one_table = len({row.table.id for shown in panels.values() for row, _ in shown}) == 1
     with paper_style():
-        figure = new_figure(0.9 + 0.22 * len(shown))
-        axes = figure.subplots()
-        for index, (_, cell) in enumerate(shown):
-            if isinstance(cell.paper, int | float):
-                axes.barh(index, cell.paper, 0.75, fill=False, edgecolor='0.2', linewidth=0.8)
-            if cell.mean is not None:
-                axes.barh(index, cell.mean, 0.45, xerr=cell.spread, color=SERIES[0], error_kw=dict(lw=0.8, capsize=2))
-        axes.set_yticks(range(len(shown)), [row.row for row, _ in shown])
-        axes.invert_yaxis()
-        numbers = [v for _, c in shown for v in (c.paper, c.mean) if isinstance(v, int | float)]
-        low, high = min(numbers), max(numbers)
-        margin = 0.15 * (high - low) or 1
-        axes.set_xlim(max(0.0, low - margin) if low >= 0 else low - margin, high + margin / 2)
-        axes.set_xlabel(first.label)
+        figure = new_figure(0.4 + sum(0.5 + 0.22 * len(shown) for shown in panels.values()))
+        heights = [len(shown) for shown in panels.values()]
+        grid = figure.subplots(len(panels), squeeze=False, gridspec_kw={'height_ratios': heights})[:, 0]
+        for axes, (metric, shown) in zip(grid, panels.items(), strict=True):
+            names = [row.row if one_table else f'{row.table.id}: {row.row}' for row, _ in shown]
+            _bars(axes, names, [cell for _, cell in shown])
+            axes.set_xlabel(metric.label)
         handles = [Patch(fill=False, edgecolor='0.2', label='paper'), Patch(color=SERIES[0], label='here')]
         figure.legend(handles=handles, loc='outside upper center', ncols=2)
     return figure
+
+
+def _bars(axes: Axes, names: Sequence[str], cells: Sequence[Cell]) -> None:
+    for index, cell in enumerate(cells):
+        if isinstance(cell.paper, int | float):
+            axes.barh(index, cell.paper, 0.75, fill=False, edgecolor='0.2', linewidth=0.8)
+        if cell.mean is not None:
+            axes.barh(index, cell.mean, 0.45, xerr=cell.spread, color=SERIES[0], error_kw=dict(lw=0.8, capsize=2))
+    axes.set_yticks(range(len(cells)), names)
+    axes.set_ylim(len(cells) - 0.4, -0.6)
+    numbers = [v for cell in cells for v in (cell.paper, cell.mean) if isinstance(v, int | float)]
+    low, high = min(numbers), max(numbers)
+    margin = 0.15 * (high - low) or 1
+    axes.set_xlim(max(0.0, low - margin) if low >= 0 else low - margin, high + margin / 2)
 
 
 def curves_figure(

@@ -12,6 +12,8 @@ from ..engine.checkpoint_file import latest_checkpoint
 from .catalogue import Experiment, Metric
 
 METRICS, SEVERAL_SCALES = 'metrics.json', 'several_scales.json'
+# What COCO's evaluation reports where there is nothing to measure, e.g. no object of that size.
+_NOTHING = -1
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class RunFolder:
             curve = self.curve(metric.log)
             tested = _read(self.path / METRICS).get(metric.log)
             reported = curve[-1][1] if curve else tested
-        return None if reported is None else metric.convert(reported)
+        return None if reported in (None, _NOTHING) else metric.convert(reported)
 
     def curve(self, key: str) -> list[tuple[int, float]]:
         """What the run has logged under a key: step and value, of a run that was resumed too."""

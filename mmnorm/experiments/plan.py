@@ -2,9 +2,10 @@
 
 import math
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from mmengine.config import Config
 
@@ -15,8 +16,16 @@ from .folders import METRICS, SEVERAL_SCALES, RunFolder, final_name, run_folder
 
 # Data of rows that run on a CPU as they are.
 _SMALL = ('camvid', 'digits')
-# Changes a config for a small run, and says where the changed one is to be written to; see tiny.py.
-Shrink = Callable[[Config], None]
+
+
+class Shrink(Protocol):
+    """Makes a row small; see tiny.py."""
+
+    def __call__(self, cfg: Config) -> None:
+        """Change a config for a small run, in place."""
+
+    def words(self, words: Sequence[str]) -> list[str]:
+        """The words of a figure's command, for a small run."""
 
 
 @dataclass
@@ -146,8 +155,8 @@ class Planner:
         steps = [step for other in rows for step in self._steps(other, seed)]
         folder = self.folder(row, seed).path
         words = shlex.split(row.draw)
-        if self.shrink and '--classes' in words:
-            raise UsageError(f'{row.id} is of classes that the digits do not have; it cannot be made small')
+        if self.shrink:
+            words = self.shrink.words(words)
         out = folder / f'{words[0]}.png'
         title = f'{row.id}: figure'
         if words[0] in ('curves', 'bars'):

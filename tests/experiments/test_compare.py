@@ -62,6 +62,15 @@ def test_figures_are_in_the_units_of_the_papers(runs):
     assert 'Instance-Level Meta Normalization, CVPR 2019' in text
 
 
+def test_sizes_that_no_object_has(tmp_path):
+    """COCO's evaluation has -1 there, which is no figure."""
+    folder = run_folder(tmp_path, catalogue()['sn/table4/sn'], 0).path
+    log(folder, [{'coco/bbox_mAP': 0.4, 'coco/bbox_mAP_l': -1.0, 'step': 12}])
+    text = table(tmp_path, 'sn/table4/sn')
+    assert '| AP | 39.3 | 40.00 | +0.70 |' in text
+    assert '| AP l | 50.3 |  |  |' in text
+
+
 def test_a_row_that_is_the_same_run_has_its_figures(runs):
     assert '| ilm/table4/ilm-gn-64 | ILM on GN, 64 images | top-1 error % | 5.88 | 6.00 |' in table(runs, 'ilm/table4')
 
@@ -81,6 +90,13 @@ def test_pictures(runs):
     outlines = [bar.get_width() for bar in axes.patches if not bar.get_fill()]
     assert outlines == [r.paper['top1'] for r in rows if r.id != 'sn/table2/bn-8x1']
     assert [bar.get_width() for bar in axes.patches if bar.get_fill()] == pytest.approx([76.8667], abs=1e-3)
+
+    # A panel for each kind of figure, in its own unit.
+    rows_of_three = catalogue().matching(['sn/table5/sn', 'en/table6/ade20k-en', 'ilm/table1/ilm-gn'])
+    panels = bars_figure(gather(catalogue(), rows_of_three, runs)).axes
+    assert [axes.get_xlabel() for axes in panels] == ['AP', 'mIoU %', 'top-1 error %']
+    assert [axes.patches[-1].get_width() for axes in panels] == pytest.approx([40.5, 38.5, 6.0])
+    assert panels[0].get_yticklabels()[0].get_text() == 'sn/table5: SN, head SN'
 
     figure = curves_figure(catalogue(), rows, runs, training=True)
     validation, training = figure.axes[0].lines
