@@ -8,7 +8,6 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..engine.checkpoint_file import latest_checkpoint
 from .catalogue import Experiment, Metric
 
 METRICS, SEVERAL_SCALES = 'metrics.json', 'several_scales.json'
@@ -25,23 +24,6 @@ class RunFolder:
     """
 
     path: Path
-
-    def last_checkpoint(self) -> Path | None:
-        """The checkpoint furthest in training."""
-        found = latest_checkpoint(str(self.path)) if self.path.is_dir() else None
-        return Path(found) if found else None
-
-    def checkpoints(self, epochs: tuple[int, ...] | str | None) -> list[Path]:
-        """Checkpoints of these epochs that are there, in order; 'all' of them, or the last."""
-        if epochs is None:
-            last = self.last_checkpoint()
-            return [last] if last else []
-        found = {}
-        for path in self.path.glob('*.pth'):
-            match = re.fullmatch(r'(?:epoch|iter)_(\d+)', path.stem)
-            if match:
-                found[int(match[1])] = path
-        return [found[step] for step in sorted(found) if epochs == 'all' or step in epochs]
 
     def figure(self, metric: Metric) -> float | None:
         """What the run reached, in the paper's unit; None if it has not been evaluated so."""
@@ -87,6 +69,15 @@ def final_name(cfg: Config) -> str:
     """Name of the checkpoint with which a run of this config ends."""
     loop = cfg.train_cfg
     return f'iter_{loop.max_iters}.pth' if 'max_iters' in loop else f'epoch_{loop.max_epochs}.pth'
+
+
+def checkpoint_names(cfg: Config, epochs: tuple[int, ...] | str | None = None) -> list[str]:
+    """Names of checkpoints that a run of this config leaves: of these epochs, of 'all' epochs, or the last."""
+    if epochs is None:
+        return [final_name(cfg)]
+    interval = cfg.default_hooks.checkpoint.get('interval', 1)
+    kept = range(interval, cfg.train_cfg.max_epochs + 1, interval)
+    return [f'epoch_{epoch}.pth' for epoch in kept if epochs == 'all' or epoch in epochs]
 
 
 def run_folder(root: Path, row: Experiment, seed: int, code: bool = False) -> RunFolder:

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from ..errors import UsageError
 from .catalogue import Catalogue, Experiment
 from .commands import CONFIGS, Start, Variant, cfg_options, figure_command, read_config, test_command, train_command
-from .folders import METRICS, SEVERAL_SCALES, RunFolder, final_name, run_folder
+from .folders import METRICS, SEVERAL_SCALES, RunFolder, checkpoint_names, final_name, run_folder
 
 # Data of rows that run on a CPU as they are.
 _SMALL = ('camvid', 'digits')
@@ -167,8 +167,8 @@ class Planner:
             return [*steps, Step(title, command, out, folder / 'draw.txt')]
         sources: list[Path] = []
         for other in rows:
-            run = self.folder(other, seed)
-            sources += run.checkpoints(row.epochs) or [run.path / final_name(self._config(other, seed))]
+            run = self.folder(other, seed).path
+            sources += [run / name for name in checkpoint_names(self._config(other, seed), row.epochs)]
         names = ['--names', *(other.row for other in rows)] if len(rows) > 1 else []
         command = figure_command(words, sources, out, *names)
         return [*steps, Step(title, command, out, folder / 'draw.txt')]

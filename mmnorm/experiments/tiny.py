@@ -52,7 +52,7 @@ class Tiny:
         return found
 
     def _root(self, layout: str, val: int = _VAL) -> Path:
-        root, _ = write_layout(layout, out=self.folder, train=_TRAIN, val=val, size=(_SIDE, _SIDE), seed=0)
+        root, _ = write_layout(layout, out=self.folder, train=_TRAIN, val=val, size=(_SIDE, _SIDE), overwrite=True)
         return root
 
     def _classify(self, cfg: Config) -> None:

@@ -109,6 +109,20 @@ def test_figures_run_what_they_are_of(tmp_path, name, command, rows):
     assert figure.result.suffix == '.png'
 
 
+@pytest.mark.parametrize(('name', 'number'), [('en/fig1/a', 100), ('en/fig5/curves', 100), ('en/fig8/tsne', 10)])
+def test_figures_over_training_are_of_checkpoints_that_the_run_keeps(tmp_path, name, number):
+    """Also before there are any."""
+    row = catalogue()[name]
+    training, figure = steps(name, tmp_path)
+    checkpoints = [word for word in figure.command if word.endswith('.pth')]
+    assert len(checkpoints) == len(set(checkpoints)) == number
+    hook = read_config(catalogue()[row.of[0]]).default_hooks.checkpoint
+    assert (hook.interval, hook.max_keep_ckpts) == (1, -1)
+    _, figure = steps(name, tmp_path, shrink=Tiny(tmp_path))
+    small = [word.rpartition('/')[2] for word in figure.command if word.endswith('.pth')]
+    assert small == ['epoch_1.pth', 'epoch_2.pth'][: 1 if row.epochs != 'all' else 2]
+
+
 def test_curves_of_training_have_an_accuracy_to_draw():
     """mmpretrain's heads report that of the batches of training only if they are told to."""
     figures = [row for row in catalogue().experiments.values() if '--training' in (row.draw or '')]
