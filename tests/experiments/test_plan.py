@@ -188,6 +188,16 @@ def test_running_goes_on_where_it_stopped(tmp_path):
         run.run(fake_steps(tmp_path), said.append, lambda command, log: log.touch() or 0)
 
 
+def test_an_interrupted_run_says_how_it_goes_on(tmp_path):
+    def interrupt(command, log):
+        raise KeyboardInterrupt
+
+    said = []
+    with pytest.raises(SystemExit, match='130'):
+        run.run(fake_steps(tmp_path), said.append, interrupt)
+    assert said[-1] == 'step 0 was interrupted; the same command goes on from here'
+
+
 def test_gpus_that_are_not_there(monkeypatch):
     import torch
 
