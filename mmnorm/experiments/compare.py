@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from ..analysis.figures.style import SERIES, new_figure, paper_style
 from ..errors import UsageError
 from .catalogue import Catalogue, Experiment, Metric
-from .folders import run_folder, seeds_of
+from .folders import RunFolder, run_folder, seeds_of
 
 # What a classifier reports of the batches of training, by what it reports of validation.
 _TRAINING = {'accuracy/top1': 'accuracy_top-1'}
@@ -26,12 +26,14 @@ class Cell:
     Attributes:
         metric: Which.
         paper: What the paper has: a number, or text, or None.
-        values: What the runs have, one a seed.
+        values: What the runs have that have ended, one a seed.
+        under_way: What those have that have not.
     """
 
     metric: Metric
     paper: float | str | None
     values: tuple[float, ...]
+    under_way: tuple[float, ...] = ()
 
     @property
     def mean(self) -> float | None:
@@ -51,11 +53,14 @@ class Cell:
         return self.mean - self.paper
 
     def here(self) -> str:
-        """As text: '76.9', or '76.9 ± 0.1 (3)' for three seeds."""
-        if self.mean is None:
-            return ''
-        spread = '' if self.spread is None else f' ± {self.spread:.2f} ({len(self.values)})'
-        return f'{self.mean:.2f}{spread}'
+        """As text: '76.9', or '76.9 ± 0.1 (3)' for three seeds; '(under way: 60.1)' for a run that has not ended."""
+        words = []
+        if self.mean is not None:
+            spread = '' if self.spread is None else f' ± {self.spread:.2f} ({len(self.values)})'
+            words.append(f'{self.mean:.2f}{spread}')
+        if self.under_way:
+            words.append(f'(under way: {", ".join(f"{value:.2f}" for value in self.under_way)})')
+        return ' '.join(words)
 
 
 @dataclass(frozen=True)
@@ -72,17 +77,30 @@ def gather(catalogue: Catalogue, rows: Sequence[Experiment], root: Path, code: b
     for row in rows:
         source = catalogue.run_of(row)
         folders = [run_folder(root, source, seed, code) for seed in seeds_of(root, source, code)]
-        names = [name for name in (row.paper or source.paper) if name != 'note']
-        if not names:
-            reported = catalogue.metrics.items()
-            names = [name for name, metric in reported if any(f.figure(metric) is not None for f in folders)]
+        ended = [folder for folder in folders if folder.ended(source)]
+        under_way = [folder for folder in folders if folder not in ended]
+        names = [name for name in (row.paper or source.paper) if name != 'note'] or _reported(catalogue, folders)
         cells = []
         for name in names:
             metric = catalogue.metrics[name]
-            values = [folder.figure(metric) for folder in folders]
-            cells.append(Cell(metric, row.paper.get(name), tuple(value for value in values if value is not None)))
+            values = (_figures(metric, some) for some in (ended, under_way))
+            cells.append(Cell(metric, row.paper.get(name), *values))
         lines.append(Line(row, tuple(cells)))
     return lines
+
+
+def _figures(metric: Metric, folders: Sequence[RunFolder]) -> tuple[float, ...]:
+    values = [folder.figure(metric) for folder in folders]
+    return tuple(value for value in values if value is not None)
+
+
+def _reported(catalogue: Catalogue, folders: Sequence[RunFolder]) -> list[str]:
+    """The metrics that runs report, of a row that no paper has: of accuracy and error, the one that comes first."""
+    names: dict[tuple, str] = {}
+    for name, metric in catalogue.metrics.items():
+        if _figures(metric, folders):
+            names.setdefault((metric.log, metric.tta), name)
+    return list(names.values())
 
 
 def markdown(catalogue: Catalogue, lines: Sequence[Line]) -> str:

@@ -25,6 +25,16 @@ class RunFolder:
 
     path: Path
 
+    def ended(self, row: Experiment) -> bool:
+        """Whether the run of ``row`` that is here has come to the end of its schedule, or been tested."""
+        if row.kind == 'test':
+            return (self.path / METRICS).is_file()
+        # Not the checkpoint itself, which may have been moved away since.
+        last, config = self.path / 'last_checkpoint', self.path / Path(row.config).name
+        if not (last.is_file() and config.is_file()):
+            return False
+        return Path(last.read_text().strip()).name == final_name(Config.fromfile(config))
+
     def figure(self, metric: Metric) -> float | None:
         """What the run reached, in the paper's unit; None if it has not been evaluated so."""
         if metric.log is None:
