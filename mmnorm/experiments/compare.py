@@ -89,6 +89,12 @@ def gather(catalogue: Catalogue, rows: Sequence[Experiment], root: Path, code: b
     return lines
 
 
+def _drawable(catalogue: Catalogue, row: Experiment) -> list[Metric]:
+    """The figures of a row that are logged over training."""
+    metrics = [catalogue.metrics[name] for name in row.paper if name != 'note']
+    return [metric for metric in metrics if metric.log and not metric.tta]
+
+
 def _figures(metric: Metric, folders: Sequence[RunFolder]) -> tuple[float, ...]:
     values = [folder.figure(metric) for folder in folders]
     return tuple(value for value in values if value is not None)
@@ -169,14 +175,16 @@ def curves_figure(
     Raises:
         UsageError: If no run has logged any.
     """
+    named = [metric for row in rows for metric in _drawable(catalogue, catalogue.run_of(row))]
     drawn = []
     for row in rows:
         source = catalogue.run_of(row)
-        named = [catalogue.metrics[name] for name in source.paper if name != 'note']
-        metric = next((metric for metric in named if metric.log and not metric.tta), None)
         for seed in seeds_of(root, source, code)[:1]:
             folder = run_folder(root, source, seed, code)
-            if metric is not None and folder.curve(metric.log):
+            # A row that the paper has no figure of is drawn as the others are.
+            metrics = _drawable(catalogue, source) or named or list(catalogue.metrics.values())
+            metric = next((metric for metric in metrics if metric.log and folder.curve(metric.log)), None)
+            if metric is not None:
                 drawn.append((row, metric, folder))
     if not drawn:
         raise UsageError(f'no run of {", ".join(row.id for row in rows)} has been evaluated below {root}')

@@ -167,19 +167,20 @@ class Planner:
             return [*steps, Step(title, command, out, folder / 'draw.txt')]
         sources: list[Path] = []
         for other in rows:
-            run = self.folder(other, seed).path
-            sources += [run / name for name in checkpoint_names(self._config(other, seed), row.epochs)]
+            run, cfg = self.folder(other, seed).path, self._config(self.catalogue.run_of(other), seed)
+            sources += [run / name for name in checkpoint_names(cfg, row.epochs)]
         names = ['--names', *(other.row for other in rows)] if len(rows) > 1 else []
         command = figure_command(words, sources, out, *names)
         return [*steps, Step(title, command, out, folder / 'draw.txt')]
 
     def _rows_of(self, row: Experiment) -> list[Experiment]:
-        """What a figure is of, each run once."""
-        if not row.of:
-            return []
-        rows = [self.catalogue.run_of(other) for other in self.catalogue.matching(row.of)]
-        runs = dict.fromkeys(other.id for other in rows if other.kind in ('train', 'test'))
-        return [self.catalogue[name] for name in runs]
+        """What a figure is of, as it names it, each run once."""
+        runs: dict[str, Experiment] = {}
+        for other in self.catalogue.matching(row.of):
+            run = self.catalogue.run_of(other)
+            if run.kind in ('train', 'test'):
+                runs.setdefault(run.id, other)
+        return list(runs.values())
 
     def _config(self, row: Experiment, seed: int, start: Start | None = None) -> Config:
         cfg = read_config(row, self._variant(seed), start)

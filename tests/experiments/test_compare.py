@@ -93,6 +93,19 @@ def test_a_row_without_a_paper_has_what_was_reported(tmp_path):
     assert [(cell.metric.label, cell.here()) for cell in line.cells] == [('top-1 %', '74.60')]
 
 
+def test_curves_of_a_row_without_a_figure_are_drawn_like_the_others(tmp_path):
+    """Single channels as key features, which ILM's Fig. 4 has and no table."""
+    rows = catalogue().matching(['ilm/fig4/groups', 'ilm/fig4/channels'])
+    for index, row in enumerate(rows):
+        entries = [{'accuracy/top1': 90.0 + index, 'step': 1}, {'accuracy/top1': 94.0 + index, 'step': 2}]
+        log(run_folder(tmp_path, catalogue().run_of(row), 0).path, entries)
+    axes = curves_figure(catalogue(), rows, tmp_path).axes[0]
+    assert [line.get_label() for line in axes.lines] == [row.row for row in rows]
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[10.0, 6.0], [9.0, 5.0]]
+    axes = curves_figure(catalogue(), rows[1:], tmp_path).axes[0]
+    assert axes.get_ylabel() == 'top-1 %'
+
+
 def test_sizes_that_no_object_has(tmp_path):
     """COCO's evaluation has -1 there, which is no figure."""
     folder = run_folder(tmp_path, catalogue()['sn/table4/sn'], 0).path

@@ -109,6 +109,12 @@ def test_figures_run_what_they_are_of(tmp_path, name, command, rows):
     assert figure.result.suffix == '.png'
 
 
+def test_figures_name_their_rows_as_the_file_does(tmp_path):
+    """Also those that are the run of another table's."""
+    *_, figure = steps('ilm/fig4/curves', tmp_path)
+    assert figure.command[3:5] == ['ilm/fig4/groups', 'ilm/fig4/channels']
+
+
 @pytest.mark.parametrize(('name', 'number'), [('en/fig1/a', 100), ('en/fig5/curves', 100), ('en/fig8/tsne', 10)])
 def test_figures_over_training_are_of_checkpoints_that_the_run_keeps(tmp_path, name, number):
     """Also before there are any."""
