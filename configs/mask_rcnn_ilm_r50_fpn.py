@@ -15,7 +15,7 @@ model = dict(
     backbone=dict(norm_cfg=norm_cfg, init_cfg=init_cfg),
     neck=dict(norm_cfg=norm_cfg),
     roi_head=dict(
-        bbox_head=dict(norm_cfg=dict(type='ILM', base='GN', num_groups=32, requires_grad=True)),
+        bbox_head=dict(norm_cfg=dict(type='ILM', base='GN', num_groups=32, init='normal', requires_grad=True)),
         mask_head=dict(norm_cfg=norm_cfg)))
 
 train_cfg = dict(max_epochs=12)

@@ -126,7 +126,14 @@ def exemplar_norm(layer, x, batch=None):
 
 def instance_meta_norm(layer, x):
     """ILM paper, Section 3."""
-    acts = {'tanh': torch.tanh, 'sigmoid': torch.sigmoid, 'relu': torch.relu, 'identity': lambda t: t}
+    acts = {
+        'tanh': torch.tanh,
+        'sigmoid': torch.sigmoid,
+        'relu': torch.relu,
+        'leaky_relu': lambda t: torch.where(t > 0, t, 0.01 * t),
+        'relu6': lambda t: torch.where(t < 6, t.clamp(min=0), torch.full_like(t, 6)),
+        'identity': lambda t: t,
+    }
     keys = x.reshape(x.shape[0], x.shape[1] // layer.key_group_size, -1)
     key_mean = keys.mean(2)
     key_var = ((keys - key_mean.unsqueeze(2)) ** 2).mean(2)

@@ -1,6 +1,7 @@
 """The papers' experiments: list them, show one, run it with the pretraining it needs, compare what came of it."""
 
 import argparse
+import signal
 from pathlib import Path
 
 import mmnorm  # noqa: F401  finds the configs behind mmpretrain:: and the like
@@ -91,6 +92,8 @@ def list_rows(args: argparse.Namespace) -> None:
     rows = catalogue().select(args.paper, args.table, args.norm, args.data, args.state)
     if not rows:
         raise UsageError('no row is of all that; python tools/experiments.py list shows all there are')
+    # As other commands of a shell end when head, say, has read enough.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     width = max(len(row.id) for row in rows)
     for row in rows:
         figures = ', '.join(f'{catalogue().metrics[name].label} {value}' for name, value in row.paper.items())

@@ -326,6 +326,8 @@ def _experiment(table: Table, shared: Mapping[str, Any], row: Mapping[str, Any])
     entry['differs'] = (*shared.get('differs', ()), *row.get('differs', ()))
     code = entry.get('code')
     if code is not None:
+        code = {**shared.get('code', {}), **code}
+        code['set'] = {**shared.get('code', {}).get('set', {}), **code.get('set', {})}
         entry['code'] = AuthorsCode(**{**code, 'flags': tuple(code.get('flags', ()))})
     entry['of'] = tuple(entry.get('of', ()))
     if isinstance(entry.get('epochs'), list):

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..cli.start import latest_checkpoint
 from .catalogue import Experiment, Metric
 
 METRICS, SEVERAL_SCALES = 'metrics.json', 'several_scales.json'
+# What COCO's evaluation reports where there is nothing to measure, e.g. no object of that size.
+_NOTHING = -1
 
 
 @dataclass(frozen=True)
@@ -24,22 +25,15 @@ class RunFolder:
 
     path: Path
 
-    def last_checkpoint(self) -> Path | None:
-        """The checkpoint furthest in training."""
-        found = latest_checkpoint(str(self.path)) if self.path.is_dir() else None
-        return Path(found) if found else None
-
-    def checkpoints(self, epochs: tuple[int, ...] | str | None) -> list[Path]:
-        """Checkpoints of these epochs that are there, in order; 'all' of them, or the last."""
-        if epochs is None:
-            last = self.last_checkpoint()
-            return [last] if last else []
-        found = {}
-        for path in self.path.glob('*.pth'):
-            match = re.fullmatch(r'(?:epoch|iter)_(\d+)', path.stem)
-            if match:
-                found[int(match[1])] = path
-        return [found[step] for step in sorted(found) if epochs == 'all' or step in epochs]
+    def ended(self, row: Experiment) -> bool:
+        """Whether the run of ``row`` that is here has come to the end of its schedule, or been tested."""
+        if row.kind == 'test':
+            return (self.path / METRICS).is_file()
+        # Not the checkpoint itself, which may have been moved away since.
+        last, config = self.path / 'last_checkpoint', self.path / Path(row.config).name
+        if not (last.is_file() and config.is_file()):
+            return False
+        return Path(last.read_text().strip()).name == final_name(Config.fromfile(config))
 
     def figure(self, metric: Metric) -> float | None:
         """What the run reached, in the paper's unit; None if it has not been evaluated so."""
@@ -51,7 +45,7 @@ class RunFolder:
             curve = self.curve(metric.log)
             tested = _read(self.path / METRICS).get(metric.log)
             reported = curve[-1][1] if curve else tested
-        return None if reported is None else metric.convert(reported)
+        return None if reported in (None, _NOTHING) else metric.convert(reported)
 
     def curve(self, key: str) -> list[tuple[int, float]]:
         """What the run has logged under a key: step and value, of a run that was resumed too."""
@@ -85,6 +79,15 @@ def final_name(cfg: Config) -> str:
     """Name of the checkpoint with which a run of this config ends."""
     loop = cfg.train_cfg
     return f'iter_{loop.max_iters}.pth' if 'max_iters' in loop else f'epoch_{loop.max_epochs}.pth'
+
+
+def checkpoint_names(cfg: Config, epochs: tuple[int, ...] | str | None = None) -> list[str]:
+    """Names of checkpoints that a run of this config leaves: of these epochs, of 'all' epochs, or the last."""
+    if epochs is None:
+        return [final_name(cfg)]
+    interval = cfg.default_hooks.checkpoint.get('interval', 1)
+    kept = range(interval, cfg.train_cfg.max_epochs + 1, interval)
+    return [f'epoch_{epoch}.pth' for epoch in kept if epochs == 'all' or epoch in epochs]
 
 
 def run_folder(root: Path, row: Experiment, seed: int, code: bool = False) -> RunFolder:

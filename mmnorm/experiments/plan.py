@@ -2,21 +2,30 @@
 
 import math
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from mmengine.config import Config
 
 from ..errors import UsageError
 from .catalogue import Catalogue, Experiment
 from .commands import CONFIGS, Start, Variant, cfg_options, figure_command, read_config, test_command, train_command
-from .folders import METRICS, SEVERAL_SCALES, RunFolder, final_name, run_folder
+from .folders import METRICS, SEVERAL_SCALES, RunFolder, checkpoint_names, final_name, run_folder
 
 # Data of rows that run on a CPU as they are.
 _SMALL = ('camvid', 'digits')
-# Changes a config for a small run, and says where the changed one is to be written to; see tiny.py.
-Shrink = Callable[[Config], None]
+
+
+class Shrink(Protocol):
+    """Makes a row small; see tiny.py."""
+
+    def __call__(self, cfg: Config) -> None:
+        """Change a config for a small run, in place."""
+
+    def words(self, words: Sequence[str]) -> list[str]:
+        """The words of a figure's command, for a small run."""
 
 
 @dataclass
@@ -146,8 +155,8 @@ class Planner:
         steps = [step for other in rows for step in self._steps(other, seed)]
         folder = self.folder(row, seed).path
         words = shlex.split(row.draw)
-        if self.shrink and '--classes' in words:
-            raise UsageError(f'{row.id} is of classes that the digits do not have; it cannot be made small')
+        if self.shrink:
+            words = self.shrink.words(words)
         out = folder / f'{words[0]}.png'
         title = f'{row.id}: figure'
         if words[0] in ('curves', 'bars'):
@@ -158,19 +167,20 @@ class Planner:
             return [*steps, Step(title, command, out, folder / 'draw.txt')]
         sources: list[Path] = []
         for other in rows:
-            run = self.folder(other, seed)
-            sources += run.checkpoints(row.epochs) or [run.path / final_name(self._config(other, seed))]
+            run, cfg = self.folder(other, seed).path, self._config(self.catalogue.run_of(other), seed)
+            sources += [run / name for name in checkpoint_names(cfg, row.epochs)]
         names = ['--names', *(other.row for other in rows)] if len(rows) > 1 else []
         command = figure_command(words, sources, out, *names)
         return [*steps, Step(title, command, out, folder / 'draw.txt')]
 
     def _rows_of(self, row: Experiment) -> list[Experiment]:
-        """What a figure is of, each run once."""
-        if not row.of:
-            return []
-        rows = [self.catalogue.run_of(other) for other in self.catalogue.matching(row.of)]
-        runs = dict.fromkeys(other.id for other in rows if other.kind in ('train', 'test'))
-        return [self.catalogue[name] for name in runs]
+        """What a figure is of, as it names it, each run once."""
+        runs: dict[str, Experiment] = {}
+        for other in self.catalogue.matching(row.of):
+            run = self.catalogue.run_of(other)
+            if run.kind in ('train', 'test'):
+                runs.setdefault(run.id, other)
+        return list(runs.values())
 
     def _config(self, row: Experiment, seed: int, start: Start | None = None) -> Config:
         cfg = read_config(row, self._variant(seed), start)

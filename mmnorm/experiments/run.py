@@ -10,6 +10,8 @@ from ..errors import UsageError
 from .commands import ROOT, shell_line
 from .plan import Step
 
+# What a shell has of a program that Ctrl-C ended.
+_INTERRUPTED = 130
 # Runs a command; its output goes to the file; returns the exit status.
 Execute = Callable[[list[str], Path], int]
 
@@ -30,6 +32,7 @@ def run(steps: list[Step], say: Callable[[str], None] = print, with_: Execute = 
 
     Raises:
         UsageError: If a step fails; the rest is not run.
+        SystemExit: If it is interrupted.
     """
     for number, step in enumerate(steps, 1):
         head = f'[{number}/{len(steps)}] {step.title}'
@@ -39,7 +42,11 @@ def run(steps: list[Step], say: Callable[[str], None] = print, with_: Execute = 
         step.log.parent.mkdir(parents=True, exist_ok=True)
         step.prepare()
         say(f'{head}\n    {shell_line(step.command)}\n    log: {step.log}')
-        status = with_(step.command, step.log)
+        try:
+            status = with_(step.command, step.log)
+        except KeyboardInterrupt:
+            say(f'{step.title} was interrupted; the same command goes on from here')
+            raise SystemExit(_INTERRUPTED) from None
         if status or not step.done:
             tail = ''.join(step.log.read_text(errors='replace').splitlines(keepends=True)[-15:])
             ended = f'failed (status {status})' if status else f'ended without {step.result}'

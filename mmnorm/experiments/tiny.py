@@ -3,18 +3,23 @@
 It shows that a row runs from pretraining to evaluation, on a CPU in a minute; the figures mean nothing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
 from ..datasets import write_layout
+from ..datasets.writers import IMAGENET_CLASSES
 
 _DIGITS = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _SIDE = 64
-# Images of the training and of the validation data, images a batch, and length: iterations, or epochs.
+# Images of the training and of the validation data, images a batch, and length: iterations, or epochs. A checkpoint
+# half way shows that a run goes on from it, and gives the figures over training two points.
 _TRAIN, _VAL, _BATCH, _ITERATIONS, _EPOCHS = 8, 4, 4, 4, 2
+# The digits take turns: so many images are one of each class, for the figures by class.
+_VAL_CLASSES = len(IMAGENET_CLASSES)
 
 
 @dataclass
@@ -35,12 +40,23 @@ class Tiny:
         cfg.train_dataloader.batch_size = min(cfg.train_dataloader.batch_size, _BATCH)
         _shorten(cfg)
 
-    def _root(self, layout: str) -> Path:
-        root, _ = write_layout(layout, out=self.folder, train=_TRAIN, val=_VAL, size=(_SIDE, _SIDE), seed=0)
+    @staticmethod
+    def words(words: Sequence[str]) -> list[str]:
+        """The words of a figure's command, with digits in place of the classes that it names."""
+        found = list(words)
+        if '--classes' in found:
+            first = found.index('--classes') + 1
+            options = (i for i in range(first, len(found)) if found[i].startswith('--'))
+            last = next(options, len(found))
+            found[first:last] = IMAGENET_CLASSES[: last - first]
+        return found
+
+    def _root(self, layout: str, val: int = _VAL) -> Path:
+        root, _ = write_layout(layout, out=self.folder, train=_TRAIN, val=val, size=(_SIDE, _SIDE), overwrite=True)
         return root
 
     def _classify(self, cfg: Config) -> None:
-        root = self._root('imagenet')
+        root = self._root('imagenet', _VAL_CLASSES)
         side = 16 if 'CIFAR' in cfg.model.backbone.type else 32
         pipeline = [
             dict(type='LoadImageFromFile'),
@@ -103,7 +119,7 @@ def _shorten(cfg: Config) -> None:
     for scheduler in schedulers:
         if scheduler.type in ('PolyLR', 'CosineAnnealingLR') and 'end' in scheduler:
             scheduler.end = min(scheduler.end, end)
-    cfg.default_hooks.checkpoint.interval = end
+    cfg.default_hooks.checkpoint.interval = end // 2
     cfg.default_hooks.checkpoint.save_best = None
     cfg.default_hooks.logger.interval = 1
     for hook in cfg.get('custom_hooks') or []:

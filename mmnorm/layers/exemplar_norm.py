@@ -43,9 +43,9 @@ class ExemplarNorm(PooledNorm):
         init_ratios: Importance ratios of the K normalizers at the start, for every sample; None is uniform.
         sync: In training, take BN's statistics over the values of all processes.
         reduction: r, the channels that one output of the convolution sees; gcd(C, reduction) is used.
-        expansion: pi; the hidden layer has expansion * K units.
-        ratio_net: 'pairwise' as above, or 'mlp': the two fully connected layers see :math:`\bar x_n` itself
-            (EN paper, Table 9).
+        expansion: pi; the hidden layer has expansion * K units. Unused by the MLP.
+        ratio_net: 'pairwise' as above, or 'mlp': two fully connected layers see :math:`\bar x_n` itself and reduce it
+            from C to C/r, then to K values (EN paper, Table 9 (a), with r = 32).
         conv: Whether the pairwise net has the convolution; without, :math:`z_n = \hat x_n` (Table 9).
         activation: 'tanh' or 'relu' between the fully connected layers (Table 9).
         shared_affine: One gamma and beta for all normalizers instead of one each (Table 9).
@@ -59,9 +59,9 @@ class ExemplarNorm(PooledNorm):
         weight: gamma, (K, C), initially 1; (C,) with ``shared_affine``.
         bias: beta, (K, C), initially 0; (C,) with ``shared_affine``.
         conv_weight: (C/r, r).
-        fc1_weight: (expansion * K, K * K); (expansion * K, C) with the MLP.
-        fc1_bias: (expansion * K,).
-        fc2_weight: (K, expansion * K), initially 0, so that the ratios start at ``init_ratios``.
+        fc1_weight: (expansion * K, K * K); (C/r, C) with the MLP.
+        fc1_bias: (expansion * K,); (C/r,) with the MLP.
+        fc2_weight: (K, expansion * K), (K, C/r) with the MLP; initially 0, so that the ratios start at ``init_ratios``.
         fc2_bias: (K,), initially 0 or the logits of ``init_ratios``.
         running_mean: (C,), only with BN in the pool.
         running_var: (C,), unbiased, only with BN in the pool.
@@ -128,8 +128,7 @@ class ExemplarNorm(PooledNorm):
         # Plain parameters, not nn.Linear and nn.Conv1d: init_cfg of a parent module would re-initialize those, and
         # the uniform start would be lost.
         self.register_parameter('conv_weight', nn.Parameter(torch.empty(c // r, r, **factory)) if self.conv else None)
-        inputs = k * k if ratio_net == 'pairwise' else c
-        hidden = self.expansion * k
+        hidden, inputs = (self.expansion * k, k * k) if ratio_net == 'pairwise' else (c // r, c)
         self.fc1_weight = nn.Parameter(torch.empty(hidden, inputs, **factory))
         self.fc1_bias = nn.Parameter(torch.empty(hidden, **factory))
         self.fc2_weight = nn.Parameter(torch.empty(k, hidden, **factory))
@@ -243,10 +242,11 @@ class ExemplarNorm(PooledNorm):
     def coefficient_flops(self, images: int) -> int:
         c, k = self.num_features, len(self.normalizers)
         planes, (hidden, inputs) = images * c, self.fc1_weight.shape
-        # Eps and root; normalized means.
-        flops = self.pool_flops(images) + (2 + 1) * k * planes
+        # Eps and root.
+        flops = self.pool_flops(images) + 2 * k * planes
         if self.ratio_net == 'pairwise':
-            flops += k * planes if self.conv else 0
+            # Normalized means, and their convolution.
+            flops += (2 if self.conv else 1) * k * planes
             flops += images * k * k * (c // self.reduction if self.conv else c)
         # Two fully connected layers, and the activation between them.
         flops += images * (hidden * inputs + hidden + k * hidden + SOFTMAX_FLOPS * k)
@@ -259,11 +259,13 @@ class ExemplarNorm(PooledNorm):
         return flops
 
     def extra_repr(self) -> str:
-        text = f'{super().extra_repr()}, reduction={self.reduction}, expansion={self.expansion}'
+        text = f'{super().extra_repr()}, reduction={self.reduction}'
         if self.ratio_net != 'pairwise':
             text += f', ratio_net={self.ratio_net!r}'
-        elif not self.conv:
-            text += ', conv=False'
+        else:
+            text += f', expansion={self.expansion}'
+            if not self.conv:
+                text += ', conv=False'
         if self.activation != 'tanh':
             text += f', activation={self.activation!r}'
         if self.shared_affine:

@@ -13,7 +13,15 @@ from .pooled import POOL_FLOPS
 from .state_dict import AFFINE, ForeignState
 
 BASES = ('GN', 'LN', 'IN')
-ACTIVATIONS = {'sigmoid': torch.sigmoid, 'tanh': torch.tanh, 'relu': torch.relu, 'identity': lambda t: t}
+ACTIVATIONS = {
+    'sigmoid': torch.sigmoid,
+    'tanh': torch.tanh,
+    'relu': torch.relu,
+    'leaky_relu': F.leaky_relu,  # slope 0.01 below 0
+    'relu6': F.relu6,
+    'identity': lambda t: t,
+}
+INITS = ('kaiming', 'normal')
 
 
 @register('ILM')
@@ -36,10 +44,13 @@ class InstanceMetaNorm(LearnedNorm):
         num_groups: Number of groups of the base GN; gcd(C, num_groups) is used.
         key_group_size: Channels of a key group; gcd(C, key_group_size) is used. 1 takes the key features by
             instance (ILM paper, Section 4.5.2).
-        reduction: The embedding has M = G // reduction values, or 2 where G <= reduction.
-        mean_activation: Of the decoder of the mean, which predicts beta: 'tanh', 'sigmoid', 'relu' or 'identity'
-            (ILM paper, Table 7).
+        reduction: The embedding has M = G // reduction values, or 2 where G <= reduction. The paper does not state
+            M; this rule gives its Table 8.
+        mean_activation: Of the decoder of the mean, which predicts beta: 'tanh', 'sigmoid', 'relu', 'leaky_relu',
+            'relu6' or 'identity' (ILM paper, Table 7, which does not state the slope of the leaky ReLU: 0.01 here).
         var_activation: Of the decoder of the variance, which predicts omega; the same choice.
+        init: How encoder and decoders start: 'normal', from N(0, 1) (ILM paper, Section 4.1.1), or 'kaiming', as
+            nn.Linear does (the authors' code).
         affine: Whether B_omega and B_beta are learned; without, they are 1 and 0.
         momentum: Accepted and unused, so that a norm_cfg written for BN fits: there are no running statistics.
         track_running_stats: Accepted and unused, likewise.
@@ -74,6 +85,7 @@ class InstanceMetaNorm(LearnedNorm):
         reduction: int = 16,
         mean_activation: str = 'tanh',
         var_activation: str = 'sigmoid',
+        init: str = 'kaiming',
         affine: bool = True,
         momentum: float | None = None,
         track_running_stats: bool | None = None,
@@ -88,12 +100,15 @@ class InstanceMetaNorm(LearnedNorm):
         for name, activation in {'mean_activation': mean_activation, 'var_activation': var_activation}.items():
             if activation not in ACTIVATIONS:
                 raise ValueError(f'{name} must be one of {", ".join(ACTIVATIONS)}, got {activation!r}')
+        if init not in INITS:
+            raise ValueError(f'init must be one of {", ".join(INITS)}, got {init!r}')
         self.base = base
         self.num_groups = math.gcd(self.num_features, check_positive_int('num_groups', num_groups))
         self.key_group_size = math.gcd(self.num_features, check_positive_int('key_group_size', key_group_size))
         self.reduction = check_positive_int('reduction', reduction)
         self.mean_activation = mean_activation
         self.var_activation = var_activation
+        self.init = init
 
         groups = self.num_features // self.key_group_size
         self.embedding_size = groups // self.reduction if groups > self.reduction else 2
@@ -106,12 +121,15 @@ class InstanceMetaNorm(LearnedNorm):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """B_omega 1, B_beta 0, encoder and decoders as nn.Linear starts."""
+        """B_omega 1, B_beta 0, encoder and decoders as ``init`` says."""
         if self.affine:
             nn.init.ones_(self.weight)
             nn.init.zeros_(self.bias)
         for parameter in (self.encoder_weight, self.mean_decoder_weight, self.var_decoder_weight):
-            nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
+            if self.init == 'normal':
+                nn.init.normal_(parameter)
+            else:
+                nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
 
     @torch.no_grad()
     def predicted_affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,6 +241,8 @@ class InstanceMetaNorm(LearnedNorm):
             text += f', mean_activation={self.mean_activation!r}'
         if self.var_activation != 'sigmoid':
             text += f', var_activation={self.var_activation!r}'
+        if self.init != 'kaiming':
+            text += f', init={self.init!r}'
         if not self.affine:
             text += ', affine=False'
         return text

@@ -64,8 +64,9 @@ def test_options_cost_what_they_should():
         return norm_flops(mmnorm.ExemplarNorm2d(64, **options).eval(), (2, 64, 5, 5)).coefficients
 
     assert coefficients(conv=False) - coefficients() == 2 * 9 * (64 - 2) - 3 * 2 * 64
-    mlp = coefficients(ratio_net='mlp')
-    assert mlp - coefficients(conv=False) == 2 * 150 * (64 - 9) - 2 * 9 * 64
+    # 64 to 2 and 2 to 3, where the pairwise net normalizes and correlates the means, then has 9 to 150 to 3.
+    mlp, pairwise = 64 * 2 + 2 + 2 * 3, 3 * 64 + 9 * 64 + 9 * 150 + 150 + 150 * 3
+    assert coefficients(ratio_net='mlp') - coefficients(conv=False) == 2 * (mlp - pairwise)
     assert coefficients() - coefficients(shared_affine=True) == 2 * 64
     assert norm_flops(mmnorm.SwitchableNorm2d(64), (0, 64, 5, 5)).total == 0
     with pytest.raises(TypeError, match='Conv2d is no norm'):

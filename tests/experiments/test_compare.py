@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,12 @@ def log(folder, entries, name='20260101_000000'):
     file.write_text(''.join(json.dumps(entry) + '\n' for entry in entries))
 
 
+def end(folder, row, epochs=2):
+    """What a run leaves that has come to its end."""
+    (folder / Path(row.config).name).write_text(f'train_cfg = dict(max_epochs={epochs})')
+    (folder / 'last_checkpoint').write_text(f'/moved/since/epoch_{epochs}.pth')
+
+
 @pytest.fixture
 def runs(tmp_path):
     """Three seeds of SN at (8, 32), one of EN in segmentation, one of ILM on CIFAR."""
@@ -25,14 +32,17 @@ def runs(tmp_path):
         folder = run_folder(tmp_path, rows['sn/table2/sn-8x32'], seed).path
         train = [{'accuracy_top-1': 10.0 * i, 'epoch': 1 + i // 2, 'iter': i, 'step': i} for i in range(4)]
         log(folder, [*train, {'accuracy/top1': 50.0, 'step': 1}, {'accuracy/top1': top1, 'step': 2}])
+        end(folder, rows['sn/table2/sn-8x32'])
+    for name, entry in {
+        'en/table6/ade20k-en': {'mIoU': 38.5},
+        'ilm/table1/ilm-gn': {'accuracy/top1': 94.0},
+        'sn/table5/sn': {'coco/bbox_mAP': 0.405, 'coco/segm_mAP': 0.36},
+    }.items():
+        folder = run_folder(tmp_path, rows[name], 0).path
+        log(folder, [{**entry, 'step': 2}])
+        end(folder, rows[name])
     folder = run_folder(tmp_path, rows['en/table6/ade20k-en'], 0).path
-    log(folder, [{'mIoU': 38.5, 'step': 100_000}])
     (folder / 'several_scales.json').write_text(json.dumps({'mIoU': 39.25}))
-    log(run_folder(tmp_path, rows['ilm/table1/ilm-gn'], 0).path, [{'accuracy/top1': 94.0, 'step': 350}])
-    log(
-        run_folder(tmp_path, rows['sn/table5/sn'], 0).path,
-        [{'coco/bbox_mAP': 0.405, 'coco/segm_mAP': 0.36, 'step': 24}],
-    )
     return tmp_path
 
 
@@ -62,6 +72,50 @@ def test_figures_are_in_the_units_of_the_papers(runs):
     assert 'Instance-Level Meta Normalization, CVPR 2019' in text
 
 
+def test_a_run_that_has_not_ended_does_not_stand_for_one_that_has(runs):
+    row = catalogue()['sn/table2/sn-8x32']
+    folder = run_folder(runs, row, 3).path
+    log(folder, [{'accuracy/top1': 40.0, 'step': 1}])
+    (line,) = gather(catalogue(), [row], runs)
+    assert (line.cells[0].values, line.cells[0].under_way) == ((76.0, 77.0, 77.6), (40.0,))
+    assert '| 76.9 | 76.87 ± 0.81 (3) (under way: 40.00) | -0.03 |' in table(runs, row.id)
+    end(folder, row)
+    (folder / 'last_checkpoint').write_text('/moved/since/epoch_1.pth')
+    assert '(under way: 40.00)' in table(runs, row.id)
+
+
+def test_a_row_without_a_paper_has_what_was_reported(tmp_path):
+    row = catalogue()['own/cifar10/en']
+    folder = run_folder(tmp_path, row, 0).path
+    log(folder, [{'accuracy/top1': 74.6, 'step': 2}])
+    end(folder, row)
+    (line,) = gather(catalogue(), [row], tmp_path)
+    assert [(cell.metric.label, cell.here()) for cell in line.cells] == [('top-1 %', '74.60')]
+
+
+def test_curves_of_a_row_without_a_figure_are_drawn_like_the_others(tmp_path):
+    """Single channels as key features, which ILM's Fig. 4 has and no table."""
+    rows = catalogue().matching(['ilm/fig4/groups', 'ilm/fig4/channels'])
+    for index, row in enumerate(rows):
+        entries = [{'accuracy/top1': 90.0 + index, 'step': 1}, {'accuracy/top1': 94.0 + index, 'step': 2}]
+        log(run_folder(tmp_path, catalogue().run_of(row), 0).path, entries)
+    axes = curves_figure(catalogue(), rows, tmp_path).axes[0]
+    assert [line.get_label() for line in axes.lines] == [row.row for row in rows]
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[10.0, 6.0], [9.0, 5.0]]
+    axes = curves_figure(catalogue(), rows[1:], tmp_path).axes[0]
+    assert axes.get_ylabel() == 'top-1 %'
+
+
+def test_sizes_that_no_object_has(tmp_path):
+    """COCO's evaluation has -1 there, which is no figure."""
+    folder = run_folder(tmp_path, catalogue()['sn/table4/sn'], 0).path
+    log(folder, [{'coco/bbox_mAP': 0.4, 'coco/bbox_mAP_l': -1.0, 'step': 12}])
+    end(folder, catalogue()['sn/table4/sn'])
+    text = table(tmp_path, 'sn/table4/sn')
+    assert '| AP | 39.3 | 40.00 | +0.70 |' in text
+    assert '| AP l | 50.3 |  |  |' in text
+
+
 def test_a_row_that_is_the_same_run_has_its_figures(runs):
     assert '| ilm/table4/ilm-gn-64 | ILM on GN, 64 images | top-1 error % | 5.88 | 6.00 |' in table(runs, 'ilm/table4')
 
@@ -81,6 +135,13 @@ def test_pictures(runs):
     outlines = [bar.get_width() for bar in axes.patches if not bar.get_fill()]
     assert outlines == [r.paper['top1'] for r in rows if r.id != 'sn/table2/bn-8x1']
     assert [bar.get_width() for bar in axes.patches if bar.get_fill()] == pytest.approx([76.8667], abs=1e-3)
+
+    # A panel for each kind of figure, in its own unit.
+    rows_of_three = catalogue().matching(['sn/table5/sn', 'en/table6/ade20k-en', 'ilm/table1/ilm-gn'])
+    panels = bars_figure(gather(catalogue(), rows_of_three, runs)).axes
+    assert [axes.get_xlabel() for axes in panels] == ['AP', 'mIoU %', 'top-1 error %']
+    assert [axes.patches[-1].get_width() for axes in panels] == pytest.approx([40.5, 38.5, 6.0])
+    assert panels[0].get_yticklabels()[0].get_text() == 'sn/table5: SN, head SN'
 
     figure = curves_figure(catalogue(), rows, runs, training=True)
     validation, training = figure.axes[0].lines

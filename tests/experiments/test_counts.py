@@ -70,6 +70,18 @@ def test_parameters_that_ilm_adds(name, built):
     assert added == pytest.approx(ROWS[name].paper['added'], abs=1e-3)
 
 
+def test_the_mlp_of_en_table_9(built):
+    """(a): reduces C to C / 32, then to the ratios; expansion has no part in it."""
+    _, model = built('en/table9/a')
+    layers = [module for module in model.modules() if isinstance(module, mmnorm.ExemplarNorm2d)]
+    assert len(layers) == 53
+    for layer in layers:
+        channels = layer.num_features
+        assert layer.fc1_weight.shape == (channels // 32, channels)
+        assert layer.fc1_bias.shape == (channels // 32,)
+        assert layer.fc2_weight.shape == (3, channels // 32)
+
+
 def test_parameters_of_layers():
     """SN paper, Table 1, and EN paper, Table 1."""
     channels = 64

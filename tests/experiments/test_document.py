@@ -26,6 +26,36 @@ def test_every_row_and_figure_is_on_the_page():
             assert str(value) in rows[name], name
 
 
+def cells(page, first):
+    """The cells of the only line of a page's tables whose first cell is this."""
+    lines = [line for line in (ROOT / page).read_text().splitlines() if line.startswith(f'| {first} |')]
+    (line,) = lines
+    return [cell.strip() for cell in line.strip('|').split('|')]
+
+
+def test_figures_of_other_pages_are_those_of_the_file():
+    """What came of this project's own runs, the papers' figures beside them, and what networks cost."""
+    pages = [ROOT / 'README.md', *(page for page in (ROOT / 'docs').glob('*.md') if page.name != 'experiments.md')]
+    words = set(re.findall(r'[\d.]*\d', ' '.join(page.read_text() for page in pages)))
+    for name, row in catalogue().experiments.items():
+        figures = [str(value) for metric, value in row.here.items() if metric != 'note']
+        if row.source == 'own':
+            assert set(figures) <= words, f'{name}: {figures}'
+
+    rows = [catalogue()[f'en/table5/cifar10-resnet20-{norm}'] for norm in ('bn', 'sn', 'en')]
+    assert cells('docs/results.md', 'paper: 128, 165')[1:4] == [str(row.paper['top1']) for row in rows]
+    own = [catalogue()[f'own/cifar10/{norm}'] for norm in ('bn', 'sn', 'en', 'ilm')]
+    assert cells('docs/results.md', '128, 4')[1:] == [str(row.here['top1']) for row in own]
+
+    for norm in ('BN', 'GN', 'SN', 'EN'):
+        row = catalogue()[f'en/table2/resnet50-{norm.lower()}']
+        name, parameters, _, flops, *rest = cells('docs/analysis.md', norm)
+        assert (name, parameters, flops) == (norm, f'{row.here["params"]} M', f'{row.here["gflops"]} G')
+        assert rest[-1] in ('', f'{row.paper["params"]} M')
+    for name, row in {'ILM': 'gn', 'ILM(key_group_size=1)': 'in'}.items():
+        assert cells('docs/analysis.md', name)[-1] == f'+{catalogue()[f"ilm/table8/resnet50-{row}"].paper["added"]} %'
+
+
 def test_nothing_is_left_to_the_papers():
     words = 'see the ' + 'paper'
     for path in (*ROOT.glob('*.md'), *(ROOT / 'docs').rglob('*.md'), *(ROOT / 'configs').rglob('*.py')):

@@ -76,6 +76,21 @@ def test_the_backbone_started_from_the_pretraining(root, row, pretraining):
     assert (end - start).norm() < 0.1 * start.norm()
 
 
+def test_a_run_that_was_stopped_goes_on(root):
+    """From its last checkpoint: to the same network, as if it had never been stopped."""
+    folder, _ = root
+    run_of_ilm = folder / 'ilm/table1/ilm-gn/seed_0'
+    last = run_of_ilm / 'epoch_2.pth'
+    before = torch.load(last, weights_only=False)['state_dict']
+    last.unlink()
+    (run_of_ilm / 'last_checkpoint').write_text(str(run_of_ilm / 'epoch_1.pth'))
+    output = experiments('run', 'ilm/table1/ilm-gn', '--tiny', '--root', folder)
+    assert ': done' not in output
+    assert 'resumed epoch: 1' in (run_of_ilm / 'train.txt').read_text()
+    after = torch.load(last, weights_only=False)['state_dict']
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
 def test_networks_are_those_of_the_papers(root):
     folder, _ = root
     assert state(folder / 'sn/table4/sn')['backbone.layer4.2.bn3.mean_weight'].shape == (3,)

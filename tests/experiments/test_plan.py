@@ -11,6 +11,7 @@ from mmnorm.experiments.catalogue import catalogue
 from mmnorm.experiments.class_order import check_class_order
 from mmnorm.experiments.commands import CONFIGS, Start, Variant, cfg_options, read_config
 from mmnorm.experiments.plan import Planner, Step
+from mmnorm.experiments.tiny import Tiny
 
 
 def steps(name, root, **options):
@@ -108,11 +109,48 @@ def test_figures_run_what_they_are_of(tmp_path, name, command, rows):
     assert figure.result.suffix == '.png'
 
 
-def test_figures_of_classes_cannot_be_made_small(tmp_path):
-    with pytest.raises(UsageError, match='of classes that the digits do not have'):
-        steps('en/fig6/curves', tmp_path, shrink=lambda cfg: None)
+def test_figures_name_their_rows_as_the_file_does(tmp_path):
+    """Also those that are the run of another table's."""
+    *_, figure = steps('ilm/fig4/curves', tmp_path)
+    assert figure.command[3:5] == ['ilm/fig4/groups', 'ilm/fig4/channels']
+
+
+@pytest.mark.parametrize(('name', 'number'), [('en/fig1/a', 100), ('en/fig5/curves', 100), ('en/fig8/tsne', 10)])
+def test_figures_over_training_are_of_checkpoints_that_the_run_keeps(tmp_path, name, number):
+    """Also before there are any."""
+    row = catalogue()[name]
+    training, figure = steps(name, tmp_path)
+    checkpoints = [word for word in figure.command if word.endswith('.pth')]
+    assert len(checkpoints) == len(set(checkpoints)) == number
+    hook = read_config(catalogue()[row.of[0]]).default_hooks.checkpoint
+    assert (hook.interval, hook.max_keep_ckpts) == (1, -1)
+    _, figure = steps(name, tmp_path, shrink=Tiny(tmp_path))
+    small = [word.rpartition('/')[2] for word in figure.command if word.endswith('.pth')]
+    assert small == ['epoch_1.pth', 'epoch_2.pth'][: 1 if row.epochs != 'all' else 2]
+
+
+def test_curves_of_training_have_an_accuracy_to_draw():
+    """mmpretrain's heads report that of the batches of training only if they are told to."""
+    figures = [row for row in catalogue().experiments.values() if '--training' in (row.draw or '')]
+    assert {row.table.id for row in figures} == {'sn/fig2', 'en/fig3'}
+    for row in catalogue().matching(name for figure in figures for name in figure.of):
+        assert read_config(catalogue().run_of(row)).model.head.cal_acc, row.id
+
+
+def test_small_figures_are_of_digits(tmp_path):
+    """In place of flute, bald eagle, Newfoundland and castle; the options behind them stay."""
+    *_, figure = steps('en/fig1/a', tmp_path, shrink=Tiny(tmp_path))
+    words = figure.command[figure.command.index('--classes') + 1 :]
+    assert words[:6] == ['eight', 'five', 'four', 'nine', '--layers', 'backbone.bn1']
+    *_, figure = steps('en/fig8/tsne', tmp_path, shrink=Tiny(tmp_path))
+    words = figure.command[figure.command.index('--classes') + 1 :]
+    assert len(set(words[:10])) == 10
+    assert words[10] == '--out'
+
+
+def test_what_is_small_already(tmp_path):
     with pytest.raises(UsageError, match='own/digits/demo-en is small already'):
-        steps('own/digits/demo-en', tmp_path, shrink=lambda cfg: None)
+        steps('own/digits/demo-en', tmp_path, shrink=Tiny(tmp_path))
 
 
 def test_every_row_that_is_built_has_a_plan(tmp_path):
@@ -154,6 +192,16 @@ def test_running_goes_on_where_it_stopped(tmp_path):
     (tmp_path / '2.done').unlink()
     with pytest.raises(UsageError, match='step 2 ended without'):
         run.run(fake_steps(tmp_path), said.append, lambda command, log: log.touch() or 0)
+
+
+def test_an_interrupted_run_says_how_it_goes_on(tmp_path):
+    def interrupt(command, log):
+        raise KeyboardInterrupt
+
+    said = []
+    with pytest.raises(SystemExit, match='130'):
+        run.run(fake_steps(tmp_path), said.append, interrupt)
+    assert said[-1] == 'step 0 was interrupted; the same command goes on from here'
 
 
 def test_gpus_that_are_not_there(monkeypatch):

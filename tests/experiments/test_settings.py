@@ -27,6 +27,15 @@ def properties(built):
     return of
 
 
+def norm_cfgs(node, kind):
+    """Every norm_cfg of this kind in a model's config."""
+    if isinstance(node, dict) and node.get('type') == kind:
+        yield dict(node)
+    for child in node.values() if isinstance(node, dict) else node:
+        if isinstance(child, (dict, list, tuple)):
+            yield from norm_cfgs(child, kind)
+
+
 def starts(cfg):
     """How the first norm of the network starts, and the last of each block."""
     _, layer = build_norm_layer(dict(cfg.model.backbone.norm_cfg), 64)
@@ -37,6 +46,15 @@ def starts(cfg):
         assert layer.weight.eq(layer.weight.flatten()[0]).all()
     if hasattr(layer, 'mean_weight'):
         (found['logits'],) = {*layer.mean_weight.tolist(), *layer.var_weight.tolist()}
+    for settings in norm_cfgs(cfg.model, 'ILM'):
+        _, layer = build_norm_layer(settings, 64)
+        assert found.setdefault('ilm_start', layer.init) == layer.init
+        # Its values too: of a standard normal distribution half are beyond 0.674; of the other none, as their bound is
+        # 1 / sqrt(128).
+        wide = type(layer)(2048, init=layer.init)
+        for parameter in (wide.encoder_weight, wide.mean_decoder_weight, wide.var_decoder_weight):
+            far = (parameter.abs() > 0.674).float().mean()
+            assert (0.4 < far < 0.6) == (layer.init == 'normal')
     if hasattr(layer, 'importance_ratios'):
         ratios = layer.importance_ratios(torch.randn(3, 64, 4, 4))
         found['uniform_start'] = torch.equal(ratios, torch.full_like(ratios, 1 / 3))

@@ -88,13 +88,14 @@ def test_exemplar_ablations(options):
 
 
 @pytest.mark.usefixtures('_cpu_backend')
-@pytest.mark.parametrize('mean_activation', ['tanh', 'sigmoid', 'relu', 'identity'])
-@pytest.mark.parametrize('var_activation', ['tanh', 'sigmoid', 'relu', 'identity'])
+@pytest.mark.parametrize('mean_activation', ['tanh', 'sigmoid', 'relu', 'leaky_relu', 'relu6', 'identity'])
+@pytest.mark.parametrize('var_activation', ['tanh', 'sigmoid', 'relu', 'leaky_relu', 'relu6', 'identity'])
 def test_meta_activations(mean_activation, var_activation):
     layer = mmnorm.InstanceMetaNorm2d(
         12, key_group_size=3, reduction=2, mean_activation=mean_activation, var_activation=var_activation
     )
-    check(layer, torch.randn(3, 12, 4, 5, dtype=torch.float64), True)
+    # Far apart, so that what is decoded lies on both sides of 0 and of 6.
+    check(layer, torch.randn(3, 12, 4, 5, dtype=torch.float64) * 8 - 1, True)
 
 
 @pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])

@@ -93,8 +93,22 @@ def test_initial_values(dims):
     assert not dict(layer.named_buffers())
 
 
-def test_ratio_net_learns_from_the_uniform_start():
-    layer = mmnorm.ExemplarNorm2d(16)
+def test_start_of_encoder_and_decoders():
+    for init in ('kaiming', 'normal'):
+        layer = mmnorm.InstanceMetaNorm2d(2048, init=init)
+        for parameter in (layer.encoder_weight, layer.mean_decoder_weight, layer.var_decoder_weight):
+            # Uniform between the roots of 1 / inputs; of N(0, 1) the middle half lies within 0.674.
+            bound = 0.674 if init == 'normal' else 0.5 / parameter.shape[1] ** 0.5
+            assert 0.4 < (parameter.abs() < bound).float().mean() < 0.6
+            assert abs(parameter.mean()) < 3 * parameter.std() / parameter.numel() ** 0.5
+            assert (parameter.abs().max() > 2.5) == (init == 'normal')
+        assert torch.equal(layer.weight, torch.ones(2048))
+        assert torch.equal(layer.bias, torch.zeros(2048))
+
+
+@pytest.mark.parametrize('ratio_net', ['pairwise', 'mlp'])
+def test_ratio_net_learns_from_the_uniform_start(ratio_net):
+    layer = mmnorm.ExemplarNorm2d(16, ratio_net=ratio_net, reduction=2)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     x, target = torch.randn(4, 16, 5, 5), torch.randn(4, 16, 5, 5)
     start = {name: p.detach().clone() for name, p in layer.named_parameters()}
@@ -127,6 +141,17 @@ def test_parameter_counts(channels, pool):
     assert count(mmnorm.SwitchableNorm2d(channels, normalizers=pool)) == 2 * channels + 2 * k
     fc = 50 * k * k * k + 50 * k + k * 50 * k + k
     assert count(mmnorm.ExemplarNorm2d(channels, normalizers=pool)) == 2 * k * channels + channels + fc
+
+
+def test_mlp_reduces_c_by_r():
+    layer = mmnorm.ExemplarNorm2d(96, ratio_net='mlp')
+    assert {name: tuple(p.shape) for name, p in layer.named_parameters() if name.startswith(('conv', 'fc'))} == {
+        'fc1_weight': (3, 96),
+        'fc1_bias': (3,),
+        'fc2_weight': (3, 3),
+        'fc2_bias': (3,),
+    }
+    assert mmnorm.ExemplarNorm2d(24, ratio_net='mlp').fc1_bias.shape == (24 // 8,)
 
 
 RESNETS = {  # depth: (width of the norms -> how many), ImageNet classifier's parameters
@@ -170,5 +195,10 @@ def test_meta_norm_table_8(depth):
 def test_extra_repr_shows_what_is_used():
     assert 'num_groups=2)' in repr(mmnorm.SwitchableNorm2d(58, normalizers=('IN', 'GN')))
     assert 'reduction=2,' in repr(mmnorm.ExemplarNorm2d(58))
+    assert "reduction=2, ratio_net='mlp', shared_affine" in repr(
+        mmnorm.ExemplarNorm2d(58, ratio_net='mlp', shared_affine=True)
+    )
+    assert 'init' not in repr(mmnorm.InstanceMetaNorm2d(24))
+    assert "init='normal'" in repr(mmnorm.InstanceMetaNorm2d(24, init='normal'))
     text = repr(mmnorm.InstanceMetaNorm2d(24))
     assert f'num_groups={math.gcd(24, 32)}, key_group_size=8' in text

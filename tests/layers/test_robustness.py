@@ -231,8 +231,9 @@ BAD = [
                 ('base', 'BN', "one of GN, LN, IN, got 'BN'"),
                 ('key_group_size', 0, 'positive integer, got 0'),
                 ('reduction', 0, 'positive integer, got 0'),
-                ('mean_activation', 'gelu', "one of sigmoid, tanh, relu, identity, got 'gelu'"),
+                ('mean_activation', 'gelu', "one of sigmoid, tanh, relu, leaky_relu, relu6, identity, got 'gelu'"),
                 ('var_activation', None, 'got None'),
+                ('init', 'zero', "one of kaiming, normal, got 'zero'"),
             ],
         ),
     )

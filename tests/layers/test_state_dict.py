@@ -83,7 +83,9 @@ BASES = {
 
 @loaders
 @pytest.mark.parametrize('base', BASES)
-@pytest.mark.parametrize('activations', [('tanh', 'sigmoid'), ('sigmoid', 'tanh'), ('relu', 'identity')])
+@pytest.mark.parametrize(
+    'activations', [('tanh', 'sigmoid'), ('sigmoid', 'tanh'), ('relu', 'identity'), ('leaky_relu', 'relu6')]
+)
 def test_base_into_instance_meta_norm(load, base, activations):
     name, norm = BASES[base]
     source = trained(name, copy.deepcopy(norm))
