@@ -174,6 +174,10 @@ class ExactResumeHook(Hook):
                 sampler = getattr(batch_sampler, 'sampler', None)
                 if hasattr(sampler, '_indices_of_rank'):
                     sampler.indices = sampler._indices_of_rank()
+                # What mmdet's batch sampler had gathered of images of one shape. A bucket that was full when its
+                # iteration was given up would never be found full again, and the run would hang.
+                for bucket in getattr(batch_sampler, '_aspect_ratio_buckets', ()):
+                    del bucket[:]
             mock_skips = 0 if hasattr(loop.dataloader_iterator, 'skip_iter') else loop.iter
             loop.dataloader_iterator = _EndlessIterator(loader, mock_skips)
 

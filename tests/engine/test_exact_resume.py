@@ -21,6 +21,9 @@ class Noisy(Dataset):
     def __len__(self):
         return 11
 
+    def get_data_info(self, index):
+        return dict(width=1 + index % 3, height=2)
+
     def __getitem__(self, index):
         noise = torch.randn(3, 4, 4) * np.random.rand() + random.random()
         return dict(inputs=noise + torch.tensor(float(index)))
@@ -53,6 +56,11 @@ RUNS = {
     'iterations': (False, 'InfiniteSampler', {}),
     'iterations, epochs in the sampler': (False, 'DefaultSampler', {}),
     'iterations, 2 workers': (False, 'InfiniteSampler', dict(num_workers=2, persistent_workers=True)),
+    'iterations, batches of one shape, 2 workers': (
+        False,
+        'InfiniteSampler',
+        dict(num_workers=2, batch_sampler=dict(type='mmdet.AspectRatioBatchSampler')),
+    ),
     'epochs': (True, 'DefaultSampler', {}),
     'epochs, 2 persistent workers': (True, 'DefaultSampler', dict(num_workers=2, persistent_workers=True)),
     'epochs, 1 worker': (True, 'DefaultSampler', dict(num_workers=1)),
