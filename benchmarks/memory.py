@@ -1,6 +1,7 @@
 """Memory that a step takes, and that a process takes."""
 
 import ctypes
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+# Without it, later versions warn that a profile has one cycle only, which is what is meant; earlier ones do not know it.
+_ONE_CYCLE = {'acc_events': False} if 'acc_events' in inspect.signature(profile).parameters else {}
 # The profiler otherwise reports its every start and stop on stderr.
 os.environ.setdefault('KINETO_LOG_LEVEL', '9')
 
@@ -70,14 +73,16 @@ def _cpu_memory(forward, x, dy, parameters) -> tuple[int, int]:
 
 
 def _profiler() -> profile:
-    return profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False)
+    return profile(activities=[ProfilerActivity.CPU], profile_memory=True, **_ONE_CYCLE)
 
 
 def _allocated(finished: profile) -> list[int]:
     """Bytes allocated since the start of the profile, after each allocation and release."""
     events = [event for event in finished.profiler.kineto_results.events() if event.name() == '[memory]']
     totals = [0]
-    for event in sorted(events, key=lambda event: event.start_ns()):
+    # Called start_us by PyTorch before 2.2.
+    start = 'start_ns' if not events or hasattr(events[0], 'start_ns') else 'start_us'
+    for event in sorted(events, key=lambda event: getattr(event, start)()):
         totals.append(totals[-1] + event.nbytes())
     return totals
 

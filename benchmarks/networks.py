@@ -136,7 +136,9 @@ def make_step(model: str, norm: str, options: argparse.Namespace) -> Callable[[]
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     amp = options.amp != 'off'
     dtype = arguments.DTYPES[options.amp] if amp else None
-    scaler = torch.amp.GradScaler(kind, enabled=options.amp == 'float16')
+    # PyTorch scales gradients on the CPU since 2.3.
+    scalers = torch.amp if hasattr(torch.amp, 'GradScaler') else torch.cuda.amp
+    scaler = scalers.GradScaler(*([kind] if scalers is torch.amp else []), enabled=options.amp == 'float16')
 
     def step() -> None:
         optimizer.zero_grad()

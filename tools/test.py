@@ -35,6 +35,8 @@ def paint_predictions(cfg, scope: str, folder: str) -> None:
         raise UsageError(f'--show-dir: {cfg.filename} has no default_hooks.visualization')
     if scope == 'mmseg':
         hook.draw = True
+        # Upstream's mmseg paints every interval-th batch also in a test.
+        hook.interval = 1
         cfg.visualizer.save_dir = folder
     elif scope == 'mmdet':
         hook.draw = True

@@ -7,7 +7,7 @@ import torch
 
 import mmnorm  # noqa: F401  registers SN, EN and ILM
 from mmnorm.cli import checks, launch
-from mmnorm.cli.defaults import add_training_defaults
+from mmnorm.cli.defaults import add_default_arguments, add_training_defaults
 from mmnorm.cli.start import check_prefixes, check_weights, latest_checkpoint
 from mmnorm.errors import UsageError
 
@@ -25,6 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate by the batch size')
+    add_default_arguments(parser)
     return parser.parse_args()
 
 
@@ -63,7 +64,7 @@ def main() -> None:
     args = parse_args()
     cfg, _ = launch.load_config(args)
     apply_arguments(cfg, args)
-    add_training_defaults(cfg)
+    add_training_defaults(cfg, args.with_, args.without)
 
     checks.check_data(cfg, ('train_dataloader', 'val_dataloader'))
     checks.check_evaluator(cfg, ('val_evaluator',))

@@ -14,7 +14,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS, DefaultScope
 
 import mmnorm
-from mmnorm.cli.defaults import add_training_defaults
+from mmnorm.cli.defaults import DEFAULTS, add_training_defaults, has_learned_norms
 from mmnorm.cli.start import check_prefixes, check_weights, latest_checkpoint
 from mmnorm.errors import UsageError
 
@@ -84,7 +84,7 @@ def tar():
 @pytest.mark.parametrize('resume', [False, True])
 def test_more_than_data(refusal, resume):
     message = refusal(full(extra=Net()), resume)
-    assert '(from load_from) is not read: it holds more than data, namely test_checkpoint_file.Net,' in message
+    assert '(from load_from) is not read: it holds more than data, namely test_start.Net,' in message
     assert 'give --trust-checkpoint' in message
 
 
@@ -207,9 +207,10 @@ def test_atomic_backend(tmp_path, monkeypatch):
         backend.remove(str(old))
 
 
-def config(**more):
+def config(norm='EN', **more):
     return Config(
         dict(
+            model=dict(backbone=dict(type='ResNet', norm_cfg=dict(type=norm))),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
             default_hooks=dict(checkpoint=dict(type='CheckpointHook')),
             **more,
@@ -229,6 +230,48 @@ def test_defaults():
     assert again.to_dict() == cfg.to_dict(), 'once, also from the dumped config'
 
 
+@pytest.mark.parametrize(
+    'model',
+    [
+        dict(type='NormConverted', model_type='EncoderDecoder', norm=dict(type='EN')),
+        dict(type='mmnorm.NormConverted'),
+        dict(type='A', heads=[dict(type='B', norm_cfg=dict(type='mmnorm.SN2d'))]),
+        dict(type='A', neck=dict(norm_cfg=dict(type=mmnorm.InstanceMetaNorm1d))),
+    ],
+    ids=str,
+)
+def test_learned_norms_are_found_in_a_config(model):
+    assert has_learned_norms(Config(dict(model=model)))
+
+
+@pytest.mark.parametrize('norm', ['BN', 'SyncBN', 'mmseg.EN'])
+def test_a_run_without_learned_norms_stays_as_it_is(norm):
+    cfg = config(norm)
+    before = cfg.to_dict()
+    add_training_defaults(cfg)
+    assert cfg.to_dict() == before
+    add_training_defaults(cfg, with_=['exact-resume'])
+    assert [hook.type for hook in cfg.custom_hooks] == ['ExactResumeHook']
+    assert cfg.custom_imports.imports == ['mmnorm']
+    assert 'constructor' not in cfg.optim_wrapper
+    assert 'backend_args' not in cfg.default_hooks.checkpoint
+
+
+@pytest.mark.parametrize('name', DEFAULTS)
+def test_each_default_can_be_left_out(name):
+    whole, without, nothing = config(), config(), config()
+    add_training_defaults(whole)
+    add_training_defaults(without, without=[name])
+    assert whole.to_dict() != without.to_dict()
+    DEFAULTS[name](without)
+    normal = [sorted(hook.type for hook in cfg.custom_hooks) for cfg in (whole, without)]
+    assert normal[0] == normal[1]
+    add_training_defaults(nothing, without=list(DEFAULTS))
+    assert nothing.to_dict() == config().to_dict()
+    with pytest.raises(UsageError, match=f'--with and --without both name {name}'):
+        add_training_defaults(nothing, with_=[name], without=[name])
+
+
 def test_what_a_config_says_itself_stays():
     cfg = config(
         custom_hooks=[dict(type='NumClassCheckHook'), dict(type='NormEvalHook')],
@@ -241,6 +284,8 @@ def test_what_a_config_says_itself_stays():
     assert cfg.custom_imports == dict(imports=['other', 'mmnorm'], allow_failed_imports=True)
     assert cfg.optim_wrapper.constructor == 'LearningRateDecayOptimWrapperConstructor'
     assert 'backend_args' not in cfg.default_hooks.checkpoint
-    several = Config(dict(optim_wrapper=dict(constructor='Many', generator={}, discriminator={})))
+    several = Config(
+        dict(model=dict(type='SN'), optim_wrapper=dict(constructor='Many', generator={}, discriminator={}))
+    )
     add_training_defaults(several)
     assert several.optim_wrapper.constructor == 'Many'

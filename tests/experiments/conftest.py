@@ -31,7 +31,7 @@ def built():
         cfg = read_config(catalogue().run_of(catalogue()[name]))
         importlib.import_module(f'{cfg.default_scope}.models')
         add_training_defaults(cfg)
-        for module in cfg.custom_imports.imports:
+        for module in cfg.get('custom_imports', {}).get('imports', ()):
             importlib.import_module(module)
         init_default_scope(cfg.default_scope)
         key = repr(cfg.model)

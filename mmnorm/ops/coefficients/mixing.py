@@ -98,7 +98,8 @@ def correlate(deviation: Tensor, variance: Tensor, conv_weight: Tensor | None, *
     z = (deviation * (variance + eps).rsqrt()).transpose(0, 1)  # (N, K, C)
     if conv_weight is not None:
         z = (z.unflatten(2, conv_weight.shape) * conv_weight.to(z.dtype)).sum(3)
-    return (z @ z.transpose(1, 2)).flatten(1)
+    # Not a matrix product, which some versions of onnxruntime do not have in float64.
+    return (z.unsqueeze(2) * z.unsqueeze(1)).sum(3).flatten(1)
 
 
 @with_kernels()
