@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-# Without it, later versions warn that a profile has one cycle only, which is what is meant; earlier ones do not know it.
+# Without it, later versions warn that a profile has one cycle only, which is what is meant; earlier ones know it not.
 _ONE_CYCLE = {'acc_events': False} if 'acc_events' in inspect.signature(profile).parameters else {}
 # The profiler otherwise reports its every start and stop on stderr.
 os.environ.setdefault('KINETO_LOG_LEVEL', '9')

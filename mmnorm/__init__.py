@@ -7,7 +7,7 @@ from . import prerequisites  # noqa: F401  refuses what is too old, before anyth
 
 # isort: split
 from .convert import ConversionReport, convert_norm, revert_norm
-from .convert.configs import register_builder
+from .convert.configs import register_builder, set_norm
 from .engine.batch_average import update_bn_stats
 from .engine.config_packages import resolve_config_packages
 from .engine.register import register_engine
@@ -62,5 +62,6 @@ __all__ = [
     'register',
     'revert_norm',
     'set_backend',
+    'set_norm',
     'update_bn_stats',
 ]

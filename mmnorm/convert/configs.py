@@ -63,6 +63,8 @@ def check_norm(norm: Mapping) -> None:
     Raises:
         ValueError: If the layer refuses an argument.
     """
+    if norm.get('type') not in NAMES:
+        raise ValueError(f'unknown norm {norm.get("type")!r}: expected one of {", ".join(NAMES)}')
     arguments = {key: value for key, value in norm.items() if key not in ('type', 'requires_grad')}
     try:
         NAMES[norm['type']](64, **arguments, device='meta')
@@ -70,17 +72,22 @@ def check_norm(norm: Mapping) -> None:
         raise ValueError(f'{norm["type"]} does not take {arguments}: {error}') from None
 
 
-def set_norm(cfg, norm: Mapping, scope: Sequence[str] = ()) -> None:
+def set_norm(cfg, norm: str | Mapping, scope: Sequence[str] = ()) -> None:
     """Change ``cfg``, in place, so that its model is built with ``norm`` in place of every BatchNorm.
 
     Args:
         cfg: A mmengine Config with a ``model``. One that has been changed already gets the new norm and scope.
-        norm: A norm_cfg of a learned norm.
+        norm: A norm_cfg of a learned norm, or a text as of ``--norm``: 'EN', 'EN(reduction=16)'.
         scope: Names of the sub-modules to limit it to, e.g. ('backbone', 'roi_head.bbox_head'); all if empty.
 
     Raises:
-        ValueError: If there is no model, or it has a key of those that this adds.
+        ValueError: If there is no model, it has a key of those that this adds, or the norm, or an argument of it, is
+            unknown.
     """
+    if isinstance(norm, str):
+        norm = parse_norm(norm)
+    else:
+        check_norm(norm)
     if not cfg.get('model'):
         raise ValueError(f'{cfg.filename} has no model to put {norm["type"]} into')
     # dict.items, as the types in a config of the new style are imported once they are looked at, and dumped by name

@@ -9,6 +9,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from ..convert.sources import kind_of
+from ..layers.pooled import PooledNorm
 from .catalogue import Experiment
 from .commands import AS_IT_STANDS, Variant
 
@@ -82,7 +83,7 @@ def network_properties(cfg: Config, model: nn.Module) -> dict[str, Any]:
     for norm in norms:
         by_kind.setdefault(kind_of(norm), []).append(norm)
     found: dict[str, Any] = {}
-    pooled = [*by_kind.get('SN', ()), *by_kind.get('EN', ())]
+    pooled = [norm for norms in by_kind.values() for norm in norms if isinstance(norm, PooledNorm)]
     if pooled:
         found.update(pool=_same(list(norm.normalizers) for norm in pooled), sync=_same(norm.sync for norm in pooled))
     if 'EN' in by_kind:

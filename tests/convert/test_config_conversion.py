@@ -133,9 +133,9 @@ def test_parse_norm(text, norm):
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('XYZ', "unknown norm 'XYZ': expected SN, EN, ILM"),
+        ('XYZ', "unknown norm 'XYZ': expected EN, ILM, SN, SSN"),
         ('BN', "unknown norm 'BN'"),
-        ('EN(', 'is not understood: expected SN, EN, ILM'),
+        ('EN(', 'is not understood: expected EN, ILM, SN, SSN'),
         ('', 'is not understood'),
         ('EN(16)', 'is not understood'),
         ('EN(reduction=r)', 'is not understood'),

@@ -21,13 +21,13 @@ def _load() -> ModuleType | None:
         module = importlib.import_module('mmnorm._C')
         if getattr(module, 'INTERFACE', 0) != INTERFACE:
             raise ImportError('it is of another version of mmnorm')
-    except ModuleNotFoundError:
-        return None
     except ImportError as error:
         # An undefined symbol is what another PyTorch than the one it was compiled with looks like.
+        missing = isinstance(error, ModuleNotFoundError)
         warnings.warn(
-            f'mmnorm._C is not used, so layers on the CPU are slower than they need be: {error}. Install mmnorm again, '
-            f'with --no-build-isolation, to compile it for this version and PyTorch {torch.__version__}.',
+            f'mmnorm._C is not {"compiled" if missing else "used"}, so layers on the CPU are slower than they need be'
+            f'{"" if missing else f": {error}"}. Install mmnorm again, with --no-build-isolation and a compiler, to '
+            f'compile it for this version and PyTorch {torch.__version__}.',
             stacklevel=2,
         )
         return None
@@ -36,7 +36,7 @@ def _load() -> ModuleType | None:
 
 @cache
 def load() -> ModuleType | None:
-    """The compiled module; None where there is none for this PyTorch. What is wrong with it is said once."""
+    """The compiled module; None where there is none for this PyTorch, which is said once, at the first use on a CPU."""
     return _load()
 
 
