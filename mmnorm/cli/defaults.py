@@ -1,6 +1,7 @@
 """What every run of tools/train.py has besides its config; it is in the config that is dumped."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.fileio.backends.registry_utils import backends
@@ -32,8 +33,9 @@ def add_training_defaults(cfg: Config) -> None:
         name = 'LearnedNormOptimWrapperConstructor'
         optim_wrapper.constructor = name_in_config(OPTIM_WRAPPER_CONSTRUCTORS, name)
 
-    checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
-    if isinstance(checkpoint, Mapping) and _name(checkpoint.get('type')) == 'CheckpointHook':
+    checkpoint: Any = (cfg.get('default_hooks') or {}).get('checkpoint')
+    saves = isinstance(checkpoint, Mapping) and _name(checkpoint.get('type')) == 'CheckpointHook'
+    if saves:
         is_local = not checkpoint.get('file_client_args') and '://' not in (checkpoint.get('out_dir') or '')
         if is_local and not checkpoint.get('backend_args'):
             is_ours = backends.get('atomic') is AtomicBackend
