@@ -85,8 +85,12 @@ class LearnedNorm(SiblingLoader):
     _abbr_ = 'bn'
 
     if TYPE_CHECKING:
-        # Those that a class has by what it learns. They are not there otherwise.
+        # What a class has by what it learns, and by what it standardizes with. They are not there otherwise.
         normalizers: tuple[str, ...]
+        num_groups: int
+        momentum: float | None
+        track_running_stats: bool
+        sync: bool
 
         def importance_weights(self) -> Tensor: ...
 
