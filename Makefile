@@ -23,6 +23,7 @@ test: env lint
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 env: $(READY)
 
@@ -92,7 +93,7 @@ $(TORCHES): test-torch-%: .venv-torch-%/.ready
 define write_pins
 	{ echo "# Pins of what requirements/$(3) brings with it; written by: make constraints"; \
 	  $(1)/bin/python -m pip freeze --exclude-editable | grep -viE \
-	  "^(nvidia|cuda|triton|torch|onedl|mm|matplotlib|scikit-learn|pycocotools|opencv-python-headless|hypothesis|pytest|ruff|onnx=|onnxruntime|onnxscript|ninja|wheel|setuptools)"; \
+	  "^(nvidia|cuda|triton|torch|onedl|mm|matplotlib|scikit-learn|pycocotools|opencv-python-headless|hypothesis|pytest|ruff|mypy=|onnx=|onnxruntime|onnxscript|ninja|wheel|setuptools)"; \
 	} > requirements/$(2).new
 	mv requirements/$(2).new requirements/$(2)
 endef

@@ -78,7 +78,7 @@ setup(
     license='Apache-2.0',
     packages=find_packages(include=['mmnorm', 'mmnorm.*']),
     python_requires='>=3.10',
-    package_data={'mmnorm': ['csrc/*.h', 'csrc/*.cpp', 'experiments/*.yaml', 'experiments/*.md']},
+    package_data={'mmnorm': ['csrc/*.h', 'csrc/*.cpp', 'experiments/*.yaml', 'experiments/*.md', 'py.typed']},
     install_requires=['torch>=2.1'],
     extras_require={
         'onedl': ONEDL,

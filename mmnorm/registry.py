@@ -9,7 +9,10 @@ stays. So everything is also registered in a scope of our own, ``mmnorm``, where
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from .layers.base import LearnedNorm
 
 try:
     from mmengine.registry import MODELS as NORM_LAYERS
@@ -28,9 +31,9 @@ INPUT_NDIMS = {1: (2, 3), 2: (4,), 3: (5,)}
 LEARNS = ('weights', 'ratios', 'affine')
 
 # The class for any rank by its kind, e.g. 'SN'.
-NORMS: dict[str, type] = {}
+NORMS: dict[str, type['LearnedNorm']] = {}
 # The classes that configs name: 'SN', which is 'SN2d', 'SN1d', 'SN2d', 'SN3d'.
-NAMES: dict[str, type] = {}
+NAMES: dict[str, type['LearnedNorm']] = {}
 
 # Names that were somebody else's, and whose, until they are reported.
 _taken: dict[str, str] = {}
@@ -38,9 +41,10 @@ _taken: dict[str, str] = {}
 _collecting = True
 
 T = TypeVar('T')
+N = TypeVar('N', bound='LearnedNorm')
 
 
-def register(kind: str) -> Callable[[type[T]], type[T]]:
+def register(kind: str) -> Callable[[type[N]], type[N]]:
     """Decorate a learned norm: it becomes known under ``kind``, in configs too, for input of rank 1, 2 and 3.
 
     Beside ``class MyNorm`` its module gets ``MyNorm1d``, ``MyNorm2d`` and ``MyNorm3d``, unless they are written out
@@ -58,20 +62,21 @@ def register(kind: str) -> Callable[[type[T]], type[T]]:
     if not isinstance(kind, str) or not kind.replace('_', '').isalpha():
         raise ValueError(f"register: expected a short name of letters such as 'SN', got {kind!r}")
 
-    def add(cls: type[T]) -> type[T]:
+    def add(cls: type[N]) -> type[N]:
+        metaclass: Callable[..., type[N]] = type(cls)
         cls.kind = kind
         NORMS[kind] = cls
         for rank in INPUT_NDIMS:
             name = f'{cls.__name__}{rank}d'
             body = dict(__module__=cls.__module__, __qualname__=name, __doc__=f'{cls.__name__} for rank {rank}.')
             # Where pickle looks for it.
-            setattr(sys.modules[cls.__module__], name, type(cls)(name, (cls,), body, rank=rank))
+            setattr(sys.modules[cls.__module__], name, metaclass(name, (cls,), body, rank=rank))
         return cls
 
     return add
 
 
-def add_layer(cls: type, rank: int) -> None:
+def add_layer(cls: type['LearnedNorm'], rank: int) -> None:
     """Give the class of a registered norm for one rank its names; :meth:`LearnedNorm.__init_subclass__` calls it."""
     kind = cls.kind
     for name in (f'{kind}{rank}d', *([kind] if rank == 2 else ())):

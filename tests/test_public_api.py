@@ -53,3 +53,9 @@ def test_import_is_light_and_leaves_things_alone(runner):
     heavy = ('mmengine.runner', 'mmengine.hooks', 'mmengine.model', 'mmengine.optim', 'mmcv', 'cv2', 'matplotlib')
     assert not [name for name in imported if name in heavy or name.startswith(('mmseg', 'mmdet', 'mmpretrain', 'yaml'))]
     assert set(changed) <= {'mmseg', 'mmdet', 'mmpretrain'}
+
+
+def test_pre_commit_has_the_ruff_of_the_environment():
+    pinned = re.search(r'^ruff==\S+$', (ROOT / 'requirements/dev.txt').read_text(), re.MULTILINE)[0]
+    hooks = (ROOT / '.pre-commit-config.yaml').read_text()
+    assert set(re.findall(r'ruff==[\w.]+', hooks)) == {pinned}

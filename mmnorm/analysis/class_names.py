@@ -1,11 +1,14 @@
 """Classes as a user names them: by name, by the first of several names, or by number."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from ..errors import UsageError
 from .record_file import Record
+
+T = TypeVar('T')
 
 
 def find_classes(wanted: Iterable[str], names: Mapping[int, str], where: str = 'the record') -> list[int]:
@@ -65,7 +68,7 @@ def choose_classes(record: Record, classes: list[str] | None, most: int = 20) ->
     return find_classes(classes, {label: class_name(record, label) for label in present})
 
 
-def some_of(items: list, count: int) -> list:
+def some_of(items: list[T], count: int) -> list[T]:
     """At most ``count`` of them, evenly taken, the first and last among them."""
     if len(items) <= count:
         return items

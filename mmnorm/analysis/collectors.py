@@ -1,12 +1,16 @@
 """What is kept of one layer while batches run. Plain data, so that processes can send theirs to the first."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from ..layers.base import LearnedNorm
 from .histogram import StreamingHistogram
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Collector(Protocol):
@@ -18,7 +22,7 @@ class Collector(Protocol):
     def end_batch(self, samples: int) -> None:
         """Take note that a batch of ``samples`` is complete; a layer may have been called any number of times."""
 
-    def merge(self, other: 'Collector') -> None:
+    def merge(self, other: 'Self') -> None:
         """Take over what another process has kept of the same layer."""
 
     def result(self, order: np.ndarray) -> dict[str, np.ndarray]:
@@ -156,7 +160,12 @@ class AffineCollector:
         return {**results[0], **results[1], **self.own}
 
 
-_COLLECTORS = {'weights': WeightsCollector, 'ratios': RatiosCollector, 'affine': AffineCollector}
+# By LearnedNorm.learns.
+_COLLECTORS: dict[str | None, Callable[[LearnedNorm], Collector]] = {
+    'weights': WeightsCollector,
+    'ratios': RatiosCollector,
+    'affine': AffineCollector,
+}
 
 
 def collector_for(layer: LearnedNorm) -> Collector:

@@ -54,11 +54,11 @@ class CostTable:
             added = '' if cost is first else f'{_added(cost, first):+.3f} %'
             row = [cost.norm, _millions(cost.parameters), added, _giga(cost.flops), _giga(cost.norm_flops)]
             row.append(f'{cost.activation_bytes / 2**20:.1f} MiB')
-            if cost.forward_seconds is not None:
-                for seconds, base in (
-                    (cost.forward_seconds, first.forward_seconds),
-                    (cost.step_seconds, first.step_seconds),
-                ):
+            for seconds, base in (
+                (cost.forward_seconds, first.forward_seconds),
+                (cost.step_seconds, first.step_seconds),
+            ):
+                if seconds is not None and base is not None:
                     row += [_duration(seconds), f'{seconds / base:.2f}']
             rows.append(row + ([paper[0] if paper else ''] if self.notes else []))
         return rows
@@ -131,14 +131,14 @@ def _paper(cost: Cost, first: Cost) -> tuple[str, str] | None:
     by_instance = cost.settings == dict(type='ILM', key_group_size=1)
     if cost.settings != dict(type='ILM') and not by_instance:
         return None
-    theirs, ours = _ILM_ADDED[depth][by_instance], _added(cost, first)
-    if round(ours, 3) == theirs:
+    stated, ours = _ILM_ADDED[depth][by_instance], _added(cost, first)
+    if round(ours, 3) == stated:
         verdict = 'as here'
     else:
         verdict = f'here {ours:.4f} %, which the paper cuts where this table rounds'
     keys = 'by instance' if by_instance else 'by group'
-    return f'+{theirs:.3f} %', (
-        f'{cost.norm}: ILM paper, Table 8, ResNet-{depth}, key features {keys}: +{theirs:.3f} %, {verdict}.'
+    return f'+{stated:.3f} %', (
+        f'{cost.norm}: ILM paper, Table 8, ResNet-{depth}, key features {keys}: +{stated:.3f} %, {verdict}.'
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ def make_forward(network: nn.Module, scope: str, x: Tensor) -> Callable[[], Any]
 def _training_step(network: nn.Module, forward: Callable[[], Any]) -> Callable[[], None]:
     def step() -> None:
         network.zero_grad(set_to_none=True)
-        sum(t.float().sum() for t in _tensors(forward()) if t.requires_grad).backward()
+        reduce(torch.add, (t.float().sum() for t in _tensors(forward()) if t.requires_grad)).backward()
 
     return step
 

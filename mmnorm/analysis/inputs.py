@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
 from mmengine.registry import MODELS
 from mmengine.runner import Runner, load_checkpoint
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ..cli import checks, launch
 from ..cli.start import check_weights
@@ -25,6 +26,9 @@ from .class_names import choose_classes, find_classes
 from .network_parts import learned_norms
 from .record_file import Record, load_record
 from .recorder import record
+
+if TYPE_CHECKING:
+    from mmengine.dataset import BaseDataset
 
 SPLITS = ('val', 'test', 'train')
 _UNITS = {'iter': 'iteration', 'epoch': 'epoch'}
@@ -62,7 +66,7 @@ class Sources:
     def open_all(self, paths: list[str]) -> list[Record]:
         """The same of several; a folder stands for its checkpoints, in the order of training."""
         paths = [file for path in paths for file in (checkpoints_in(path) if Path(path).is_dir() else [path])]
-        records = [self.open(path) for path in paths]
+        records = [opened for path in paths if (opened := self.open(path)) is not None]
         if len({opened.title for opened in records}) < len(records):
             # The last epochs of several runs.
             for path, opened in zip(paths, records, strict=True):
@@ -80,16 +84,16 @@ class Sources:
         return record(model, loader, self.args.max_samples, self.args.num_images, title=title_of(path))
 
     def _network(self, path: str, rest: Mapping) -> tuple:
-        text = None if self.args.config else _config_in(path, rest, self.args.trust_checkpoint)
-        key = self.args.config or text
+        config = self.args.config
+        key = config or _config_in(path, rest, self.args.trust_checkpoint)
         if key not in self._networks:
-            self._networks[key] = self._build(path, text)
+            self._networks[key] = self._build(path, None if config else key)
         return self._networks[key]
 
     def _build(self, path: str, text: str | None) -> tuple:
         with tempfile.TemporaryDirectory() as folder:
             file = self.args.config
-            if file is None:
+            if text is not None:
                 # The config as it was when the checkpoint was saved, options of that training and all.
                 file = Path(folder, f'{re.sub(r"[^0-9A-Za-z_]", "_", Path(path).stem)}.py')
                 file.write_text(text)
@@ -146,7 +150,10 @@ def samples_of(opened: Record, classes: list[str]) -> Record:
     Raises:
         UsageError: If it has no labels, or no sample of a class.
     """
-    keep = np.isin(opened.labels, choose_classes(opened, classes))
+    chosen = choose_classes(opened, classes)
+    # It has refused a record without.
+    assert opened.labels is not None
+    keep = np.isin(opened.labels, chosen)
     layers = []
     for layer in opened.layers:
         values = dict(layer.values)
@@ -166,7 +173,7 @@ def samples_of(opened: Record, classes: list[str]) -> Record:
     )
 
 
-def only_classes(dataset: Dataset, classes: list[str]) -> Dataset:
+def only_classes(dataset: 'BaseDataset', classes: list[str]) -> 'BaseDataset':
     """The samples of some classes.
 
     Args:

@@ -43,31 +43,31 @@ def with_norm(network: nn.Module, norm: Mapping, scope: Sequence[str] = ()) -> n
     """
     network = deepcopy(network)
     present = {kind_of(site.module) for site in find_sites(network)}
-    kinds = present & {'BN', 'SyncBN', *NORMS} or present & {'GN'}
+    kinds = {'BN', 'SyncBN', *NORMS} & present or {'GN'} & present
     if not kinds:
         found = sorted({type(site.module).__name__ for site in find_sites(network)})
         raise UsageError(
             f'{type(network).__name__} has no norm to compare others with: expected BatchNorm, GroupNorm, SN, EN or '
             f'ILM, found {", ".join(found) or "none at all"}'
         )
-    options = dict(include=list(scope) or None)
+    include = list(scope) or None
     try:
         if norm['type'] in NORMS:
-            _put(network, norm, kinds, options)
+            _put(network, norm, kinds, include)
         else:
             # By way of the learned norm that is this norm, which knows the rank of each layer.
-            _put(network, dict(type='SN', normalizers=(norm['type'],)), kinds, options)
-            revert_norm(network, types='SN', **options)
+            _put(network, dict(type='SN', normalizers=(norm['type'],)), kinds, include)
+            revert_norm(network, types='SN', include=include)
     except ValueError as error:
         raise UsageError(f'{norm["type"]} cannot be put into {type(network).__name__}: {error}') from None
     apply_norm_eval(network)
     return network
 
 
-def _put(network: nn.Module, norm: Mapping, kinds: set[str], options: dict) -> None:
+def _put(network: nn.Module, norm: Mapping, kinds: set[str], include: list[str] | None) -> None:
     if norm['type'] in kinds:
         # A layer that is of the kind already would be left alone, whatever its arguments are.
         detour = 'SN' if norm['type'] == 'ILM' else 'ILM'
-        convert_norm(network, detour, types=kinds, load_weights=False, **options)
+        convert_norm(network, detour, types=kinds, load_weights=False, include=include)
         kinds = {detour}
-    convert_norm(network, dict(norm), types=kinds, load_weights=False, **options)
+    convert_norm(network, dict(norm), types=kinds, load_weights=False, include=include)

@@ -5,6 +5,7 @@ import zipfile
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -144,7 +145,7 @@ def save_record(record: Record, path: str | Path) -> None:
         UsageError: If the name does not end in .npz.
     """
     check_record_name(path)
-    arrays = {
+    arrays: dict[str, Any] = {
         'kind': np.array(_KIND),
         'version': np.array(VERSION),
         'title': np.array(record.title),

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
@@ -16,6 +16,7 @@ from torch import nn
 from ..engine.batch_average import is_sharded, restored, run_batch, unwrap, with_progress
 from ..engine.randomness import preserve_randomness
 from ..errors import UsageError
+from ..layers.base import LearnedNorm
 from .collectors import Collector, collector_for
 from .network_parts import learned_norms
 from .record_file import LayerRecord, Record
@@ -77,11 +78,12 @@ def record(
         collectors, places, samples = _run(
             model, layers, loader, share, num_images, forward or evaluate_batch, progress
         )
-    parts = [(collectors, places, samples)]
+    own = collectors, places, samples
+    parts: list = [own]
     if world > 1:
-        parts = [None] * world if dist.get_rank() == 0 else None
-        dist.gather_object((collectors, places, samples), parts)
-        if parts is None:
+        parts, is_first = [None] * world, dist.get_rank() == 0
+        dist.gather_object(own, parts if is_first else None)
+        if not is_first:
             return None
     if not any(samples.count for *_, samples in parts):
         raise UsageError(
@@ -94,8 +96,9 @@ def record(
 
 def evaluate_batch(model: nn.Module, batch: Any) -> Any:
     """Run one batch as mmengine's ``test_step`` does, or as a plain module takes it."""
-    if hasattr(model, 'data_preprocessor') and hasattr(model, 'test_step'):
-        return model.test_step(batch)
+    test_step = getattr(model, 'test_step', None)
+    if hasattr(model, 'data_preprocessor') and test_step is not None:
+        return test_step(batch)
     return run_batch(model, batch)
 
 
@@ -104,7 +107,7 @@ def _run(model, layers, loader, share, num_images: int, forward: Callable, progr
     collectors = {name: collector_for(layer) for name, layer in layers.items()}
     samples, wiring = Samples(num_images), Wiring(model)
 
-    def watch(name: str, layer: nn.Module, args: tuple, kwargs: dict) -> None:
+    def watch(name: str, layer: LearnedNorm, args: tuple, kwargs: dict) -> None:
         x = args[0] if args else next(iter(kwargs.values()))
         wiring.visit(name, x)
         collectors[name].see(layer, x)
@@ -131,7 +134,7 @@ def _run(model, layers, loader, share, num_images: int, forward: Callable, progr
 
 def _batches(loader: Iterable, first: Any, share: float) -> int | None:
     """How many batches there will be, as far as that is known."""
-    if first is None or not hasattr(loader, '__len__'):
+    if first is None or not isinstance(loader, Sized):
         return None
     needed = share / max(len(inputs_of(first)), 1)
     return len(loader) if math.isinf(needed) else min(len(loader), math.ceil(needed))
@@ -150,7 +153,7 @@ def _order(counts: list[int], size: int | None) -> np.ndarray:
 
 def _size_of(loader: Iterable) -> int | None:
     dataset = getattr(loader, 'dataset', None)
-    return len(dataset) if hasattr(dataset, '__len__') else None
+    return len(dataset) if isinstance(dataset, Sized) else None
 
 
 def _classes_of(model: nn.Module, loader: Iterable) -> tuple[str, ...]:

@@ -4,13 +4,14 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import torch
 
+K = TypeVar('K', bound=Hashable)
 
-def median_seconds(
-    calls: Mapping[Hashable, Callable[[], object]], repeats: int, device: torch.device
-) -> dict[Hashable, float]:
+
+def median_seconds(calls: Mapping[K, Callable[[], object]], repeats: int, device: torch.device) -> dict[K, float]:
     """Median time of each call.
 
     All are called in each round, in an order of its own, so that whatever else the machine does hits all of them alike.
@@ -20,7 +21,7 @@ def median_seconds(
         repeats: Number of rounds.
         device: Where the calls compute.
     """
-    samples = {key: [] for key in calls}
+    samples: dict[K, list[float]] = {key: [] for key in calls}
     order = random.Random(0)
     for call in calls.values():
         call()

@@ -37,8 +37,9 @@ def _norm_params(cfg: Config) -> None:
 
 def _atomic_checkpoints(cfg: Config) -> None:
     """File backend 'atomic': a checkpoint is there as a whole, or not at all"""
-    checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
-    if isinstance(checkpoint, Mapping) and _name(checkpoint.get('type')) == 'CheckpointHook':
+    checkpoint: Any = (cfg.get('default_hooks') or {}).get('checkpoint')
+    saves = isinstance(checkpoint, Mapping) and _name(checkpoint.get('type')) == 'CheckpointHook'
+    if saves:
         is_local = not checkpoint.get('file_client_args') and '://' not in (checkpoint.get('out_dir') or '')
         if is_local and not checkpoint.get('backend_args'):
             is_ours = backends.get('atomic') is AtomicBackend
@@ -104,7 +105,7 @@ def has_learned_norms(cfg: Config) -> bool:
 
 def _types(node: Any) -> Iterator[Any]:
     """Whatever is called ``type`` in a config."""
-    if isinstance(node, Mapping):
+    if isinstance(node, dict):
         # dict.items, as the types in a config of the new style are imported once they are looked at.
         for key, value in dict.items(node):
             if key == 'type':

@@ -155,8 +155,9 @@ def _shapes_of(model: Mapping) -> dict[str, tuple[int, ...]]:
 
 def _check_resumable(checkpoint: Mapping, own: Mapping, shapes: Mapping, where: str) -> None:
     remedy = 'To start a new run from its weights, leave out --resume and give --cfg-options load_from=PATH.'
-    meta = checkpoint.get('meta') if isinstance(checkpoint.get('meta'), Mapping) else {}
-    missing = [f'meta.{key}' for key in ('epoch', 'iter') if key not in meta]
+    meta = checkpoint.get('meta')
+    known = meta if isinstance(meta, Mapping) else {}
+    missing = [f'meta.{key}' for key in ('epoch', 'iter') if key not in known]
     missing += [key for key in ('message_hub', 'optimizer') if key not in checkpoint]
     if missing:
         raise UsageError(f'cannot resume from {where}: it has no {", ".join(missing)}. {remedy}')

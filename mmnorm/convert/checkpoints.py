@@ -64,7 +64,7 @@ def _enumerate(names: list[str], every: bool) -> str:
 
 def split_by_module(state_dict: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """The entries of a state dict by the path of their module, '' for the model itself."""
-    modules = {}
+    modules: dict[str, dict[str, Tensor]] = {}
     for key, value in state_dict.items():
         path, _, name = key.rpartition('.')
         modules.setdefault(path, {})[name] = value
@@ -98,7 +98,9 @@ def to_plain_state_dict(
     if norm not in ABBREVIATIONS:
         raise ValueError(f'norm must be one of {", ".join(ABBREVIATIONS)}, got {norm!r}')
     report = CheckpointReport()
-    plain, own, losses = {}, {}, Counter()
+    plain: dict[str, Tensor] = {}
+    own: dict[str, Tensor] = {}
+    losses: Counter[str] = Counter()
     for path, entries in split_by_module(state_dict).items():
         if source_of(entries) not in NORMS:
             plain.update({join(path, name): value for name, value in entries.items()})

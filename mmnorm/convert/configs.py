@@ -9,7 +9,7 @@ Hence it does not matter where a norm comes from: a norm_cfg, a codebase's defau
 """
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -42,12 +42,13 @@ def parse_norm(text: str) -> dict:
     expected = f"expected {', '.join(NORMS)}, with arguments e.g. 'EN(reduction=16, init_ratios=(0.05, 0.15, 0.8))'"
     try:
         node = ast.parse(text, mode='eval').body
+        keywords: list[ast.keyword] = []
         if isinstance(node, ast.Call) and not node.args:
-            name = node.func.id
-            norm = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
-        else:
-            name, norm = node.id, {}
-    except (SyntaxError, ValueError, AttributeError):
+            keywords, node = node.keywords, node.func
+        if not isinstance(node, ast.Name):
+            raise ValueError('it does not begin with a name')
+        name, norm = node.id, {keyword.arg: ast.literal_eval(keyword.value) for keyword in keywords}
+    except (SyntaxError, ValueError):
         raise ValueError(f'{text!r} is not understood: {expected}') from None
     if name != 'dict':
         norm = {'type': name, **norm}
@@ -67,7 +68,8 @@ def check_norm(norm: Mapping) -> None:
         raise ValueError(f'unknown norm {norm.get("type")!r}: expected one of {", ".join(NAMES)}')
     arguments = {key: value for key, value in norm.items() if key not in ('type', 'requires_grad')}
     try:
-        NAMES[norm['type']](64, **arguments, device='meta')
+        cls: Callable[..., LearnedNorm] = NAMES[norm['type']]
+        cls(64, **arguments, device='meta')
     except (TypeError, ValueError) as error:
         raise ValueError(f'{norm["type"]} does not take {arguments}: {error}') from None
 
@@ -196,15 +198,16 @@ def _start_averages(network: nn.Module) -> None:
 
 def with_torch_sync_bn(node: Any) -> Any:
     """A config with mmcv's own SyncBN named as PyTorch's, as mmcv's can't even be made in a run of one process."""
+    kind: Any = type(node)
     if isinstance(node, Mapping):
         changed = {key: with_torch_sync_bn(value) for key, value in node.items()}
         if changed.get('type') == 'MMSyncBN':
             changed['type'] = 'SyncBN'
             for key in ('group', 'stats_mode'):
                 changed.pop(key, None)
-        return type(node)(changed)
+        return kind(changed)
     if isinstance(node, list | tuple):
-        return type(node)(with_torch_sync_bn(child) for child in node)
+        return kind(with_torch_sync_bn(child) for child in node)
     return node
 
 

@@ -2,10 +2,13 @@
 
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
+from ..layers.base import LearnedNorm
 from ..layers.state_dict import AFFINE, reduce_state
 from ..registry import NAMES, NORMS, SCOPE
 from . import sources
@@ -41,7 +44,7 @@ class LearnedSpec:
             ValueError: If the norm, or one of its options, is unknown.
             TypeError: If ``norm`` is neither a string nor a dict.
         """
-        options = dict(norm) if isinstance(norm, dict) else dict(type=norm)
+        options: dict[str, Any] = dict(norm) if isinstance(norm, dict) else dict(type=norm)
         if 'type' not in options:
             raise ValueError(f"norm={norm!r} has no type; expected e.g. dict(type='EN')")
         name = options.pop('type')
@@ -62,7 +65,7 @@ class LearnedSpec:
         for name in _FROM_THE_LAYER:
             if name in self.options:
                 raise ValueError(f'{name} is taken from each replaced layer; leave it out of norm')
-        cls = self._class(2)
+        cls: Callable[..., LearnedNorm] = self._class(2)
         try:
             cls(1, **self.options, device='meta')
         except TypeError as error:
@@ -72,7 +75,7 @@ class LearnedSpec:
             )
             raise ValueError(f'{self.options} does not fit {self.kind}, which takes {names}: {error}') from None
 
-    def _class(self, rank: int) -> type[nn.Module]:
+    def _class(self, rank: int) -> type[LearnedNorm]:
         return NAMES[f'{self.kind}{rank}d']
 
     def why_not(self, source: nn.Module) -> str | None:
@@ -109,7 +112,7 @@ class LearnedSpec:
         exact = load_weights and not lost and sources.same_function(source, layer)
         return attach_act(layer, source), exact, f'without {", ".join(lost)}' if lost else ''
 
-    def _make(self, site: Site, load_weights: bool) -> nn.Module:
+    def _make(self, site: Site, load_weights: bool) -> LearnedNorm:
         source, source_rank = site.module, sources.rank_of(site.module)
         cls = self._class(self.rank or source_rank or 2)
         known = inspect.signature(cls).parameters
@@ -118,7 +121,7 @@ class LearnedSpec:
             options['affine'] = True
         options.update(self.options)
         tensors = [t for t in sources.tensors_of(source).values() if t.is_floating_point()] + [site.neighbor]
-        factory = {} if tensors[0] is None else dict(device=tensors[0].device, dtype=tensors[0].dtype)
+        factory: dict[str, Any] = {} if tensors[0] is None else dict(device=tensors[0].device, dtype=tensors[0].dtype)
         layer = (act_class(cls) if has_act(source) else cls)(sources.channels_of(source), **options, **factory)
         if self.rank is None and source_rank is None:
             # The class is named after the usual rank; the input may be of any, as it was before.
@@ -130,10 +133,10 @@ def _is_meta(layer: nn.Module) -> bool:
     return any(parameter.is_meta for parameter in layer.parameters())
 
 
-def _load(layer: nn.Module, source: nn.Module) -> list[str]:
+def _load(layer: LearnedNorm, source: nn.Module) -> list[str]:
     """Load the weights of ``source`` as a checkpoint with them would be; what was lost, in words."""
     state = reduce_state({name: tensor.detach() for name, tensor in sources.tensors_of(source).items()})
-    if layer.affine:
+    if layer.affine and layer.weight is not None:
         for name, value in dict(weight=1, bias=0).items():
             state.entries.setdefault(name, layer.weight.new_full((layer.num_features,), value))
     lost = layer.adapt_state(state)[1]

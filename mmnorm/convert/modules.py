@@ -134,6 +134,7 @@ def _replace(
     report = ConversionReport()
     replacements: list[tuple[Site, nn.Module]] = []
     done = False
+    reason: str | None
     for site in sites:
         old, type_name = site.module, type(site.module).__name__
         if spec is not None and sources.kind_of(old) == spec.kind:
@@ -170,8 +171,9 @@ def _replace(
 def _stop_folding(model: nn.Module) -> None:
     """Keep ConvModules of mmcv from computing convolution and eval-mode norm as one, as they can for BatchNorm."""
     for module in model.modules():
-        if hasattr(module, 'turn_on_efficient_conv_bn_eval') and isinstance(module.norm, LearnedNorm):
-            module.turn_on_efficient_conv_bn_eval(False)
+        switch = getattr(module, 'turn_on_efficient_conv_bn_eval', None)
+        if switch is not None and isinstance(module.norm, LearnedNorm):
+            switch(False)
 
 
 def _check_model(model: nn.Module, selection: Selection) -> None:
@@ -210,6 +212,7 @@ def _warn_about_hooks(sites: Iterable[Site]) -> None:
 
 
 def _has_hooks(module: nn.Module) -> bool:
+    found: list[dict | None]
     found = [value for name, value in vars(module).items() if name.endswith('_hooks') and isinstance(value, dict)]
     for parameter in module._parameters.values():
         if parameter is not None:

@@ -3,10 +3,15 @@
 The weights lie under the names that timm gives them (``bn1.weight``, ``bn1.act.weight``), so that checkpoints fit.
 """
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
 from torch import Tensor, nn
 
 from ..layers.base import LearnedNorm
 from ..registry import NAMES
+
+M = TypeVar('M', bound=nn.Module)
 
 _CHILDREN = ('drop', 'act')
 _PLAIN = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d, nn.GroupNorm)
@@ -14,6 +19,10 @@ _PLAIN = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d, nn.GroupNorm)
 
 class _NormAct(nn.Module):
     """Mixin before a norm class: its output passes through ``drop`` and ``act``, which :func:`attach_act` adds."""
+
+    if TYPE_CHECKING:
+        drop: nn.Module
+        act: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.drop(super().forward(x)))
@@ -24,7 +33,7 @@ def has_act(module: nn.Module) -> bool:
     return set(_CHILDREN) == set(module._modules)
 
 
-def act_class(cls: type[nn.Module]) -> type[nn.Module]:
+def act_class(cls: type[M]) -> type[M]:
     """The class that is ``cls`` followed by drop and activation, e.g. ``ExemplarNormAct2d``.
 
     Raises:
@@ -37,7 +46,8 @@ def act_class(cls: type[nn.Module]) -> type[nn.Module]:
     made = globals().get(name)
     if made is None or made.__bases__[1] is not cls:
         body = dict(__module__=__name__, __doc__=f'{cls.__name__}, drop and activation.')
-        made = globals()[name] = type(cls)(name, (_NormAct, cls), body)
+        metaclass: Callable[..., type[M]] = type(cls)
+        made = globals()[name] = metaclass(name, (_NormAct, cls), body)
     return made
 
 

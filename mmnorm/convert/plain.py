@@ -24,6 +24,7 @@ def build_plain(site: Site) -> tuple[nn.Module, bool, str]:
         The layer, whether it computes what the learned norm computes, and what was dropped.
     """
     source = site.module
+    assert isinstance(source, LearnedNorm)
     gamma, beta = source.plain_affine()
     tensors = [t for t in sources.tensors_of(source).values() if t.is_floating_point()]
     layer = _make(source, gamma is not None, device=tensors[0].device, dtype=tensors[0].dtype)
@@ -43,6 +44,9 @@ def build_plain(site: Site) -> tuple[nn.Module, bool, str]:
 def _make(source: LearnedNorm, affine: bool, **factory) -> nn.Module:
     rank, channels = sources.rank_of(source), source.num_features
     normalizer = source.closest_normalizer()
+    cls: type[nn.Module]
+    args: tuple
+    options: dict
     if normalizer == 'BN':
         cls = nn.SyncBatchNorm if source.sync else _BATCH_NORMS[rank]
         args = channels, source.eps, source.momentum, affine, source.track_running_stats

@@ -98,7 +98,9 @@ def convert_published(
     """
     if codebase not in CODEBASES:
         raise ValueError(f'codebase must be one of {", ".join(CODEBASES)}, got {codebase!r}')
-    converted, report, norms = {}, CheckpointReport(), Counter()
+    converted: dict[str, Tensor] = {}
+    norms: Counter[str] = Counter()
+    report = CheckpointReport()
     for state_dict in [state_dicts] if isinstance(state_dicts, Mapping) else state_dicts:
         for path, entries in _modules(state_dict).items():
             if re.search(r'(?:^|\.)sn_out$', path):
@@ -123,7 +125,7 @@ def convert_published(
 def _modules(state_dict: Mapping[str, Tensor]) -> dict[str, dict[str, tuple[Tensor, str]]]:
     """The entries by module, each with the key that it had; the Linear layers in an ILM belong to it."""
     owners = {path for path, entries in split_by_module(state_dict).items() if 'weight_bias' in entries}
-    modules = {}
+    modules: dict[str, dict[str, tuple[Tensor, str]]] = {}
     for key, value in state_dict.items():
         path = key.rpartition('.')[0]
         while path not in owners and path:
@@ -200,7 +202,8 @@ def _place(
     if new is None:
         report.unmatched += [old] if old else []
     elif new == _NO_PLACE:
-        report.dropped[old] = f'of the classifier of ImageNet, which has no place in {codebase}'
+        if old is not None:
+            report.dropped[old] = f'of the classifier of ImageNet, which has no place in {codebase}'
     elif new in converted:
         raise ValueError(f'{old} would become {new}, which another entry has become before')
     else:
@@ -228,11 +231,11 @@ def _rename(path: str, name: str, kind: str | None, codebase: str) -> str | None
             break
     else:
         return None
-    abbreviation = _ABBREVIATIONS.get(kind)
+    abbreviation = None if kind is None else _ABBREVIATIONS.get(kind)
     key = re.sub(r'(^|\.)norm(\d)\.', rf'\1{abbreviation}\2.', key)
     key = _BARE_CONVOLUTION.sub(r'\1.conv.\2', key)
-    for pattern, length, form in _SEQUENTIALS:
-        match = pattern.match(key)
+    for sequential, length, form in _SEQUENTIALS:
+        match = sequential.match(key)
         if match is None:
             continue
         module, position = divmod(int(match[2]), length)

@@ -69,7 +69,7 @@ class ConversionReport:
 
 
 def _group(entries: list, keys: tuple[str, ...]):
-    groups = {}
+    groups: dict[tuple, list[str]] = {}
     for entry in entries:
         groups.setdefault(tuple(getattr(entry, key) for key in keys), []).append(entry.name)
     return groups.items()

@@ -1,7 +1,7 @@
 """Which norm layers of a model are meant, where they stand, and whether it is safe to replace them."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -93,7 +93,7 @@ class Selection:
         include: str | Iterable[str] | None,
         exclude: str | Iterable[str] | None,
         predicate: Callable[[str, nn.Module], bool] | None,
-        among: Iterable[str] | None = None,
+        among: Collection[str] | None = None,
     ) -> None:
         self.among = among
         self.kinds, self.classes = _parse_types(types)
@@ -139,7 +139,8 @@ class Selection:
 
 def _parse_types(types) -> tuple[set[str], tuple[type, ...]]:
     entries = [types] if isinstance(types, str | type) else list(types)
-    kinds, classes = set(), []
+    kinds: set[str] = set()
+    classes: list[type[nn.Module]] = []
     for entry in entries:
         if isinstance(entry, type) and issubclass(entry, nn.Module):
             classes.append(entry)

@@ -1,6 +1,7 @@
 """Which norm a module is, whoever wrote it, and what another norm has to know to take its place."""
 
 import re
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
@@ -60,7 +61,8 @@ def channels_of(module: nn.Module) -> int:
     for name in ('num_features', 'num_channels'):
         if hasattr(module, name):
             return getattr(module, name)
-    return module.running_mean.numel()
+    running_mean: Any = module.running_mean
+    return running_mean.numel()
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
@@ -71,7 +73,7 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 def options_of(module: nn.Module) -> dict:
     """The arguments of the norm that another norm can take over."""
     kind = kind_of(module)
-    options = dict(eps=module.eps, affine=module.weight is not None)
+    options: dict[str, Any] = dict(eps=module.eps, affine=module.weight is not None)
     if kind in ('BN', 'SyncBN'):
         options.update(momentum=module.momentum, track_running_stats=module.track_running_stats)
         if kind == 'SyncBN':
@@ -110,7 +112,7 @@ def obstacle(module: nn.Module, named: bool) -> str | None:
     return None
 
 
-def _parameter_names(kind: str) -> set[str]:
+def _parameter_names(kind: str | None) -> set[str]:
     return {'weight', 'bias'} | set(NORMS[kind].own_parameters if kind in NORMS else ())
 
 
@@ -130,7 +132,12 @@ def statistics_of(module: nn.Module) -> str | int | None:
         return 'SyncBN'
     if normalizer == 'IN' and getattr(module, 'running_mean', None) is not None:
         return None
-    groups = {'GN': getattr(module, 'num_groups', None), 'LN': 1, 'IN': channels_of(module), 'FrozenBN': 'BN'}
+    groups: dict[str | None, str | int | None] = {
+        'GN': getattr(module, 'num_groups', None),
+        'LN': 1,
+        'IN': channels_of(module),
+        'FrozenBN': 'BN',
+    }
     return groups.get(normalizer, normalizer)
 
 

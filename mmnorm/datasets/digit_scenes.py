@@ -155,7 +155,10 @@ def compose_scene(
 
     canvas = _background(rng, size)
     wanted = rng.integers(digits[0], digits[1], endpoint=True)
-    labels, masks, sources, whole_areas = [], [], [], []
+    labels: list[int] = []
+    masks: list[np.ndarray] = []
+    sources: list[int] = []
+    whole_areas: list[int] = []
     for _ in range(wanted * _ATTEMPTS_PER_DIGIT):
         if len(masks) == wanted:
             break

@@ -112,7 +112,8 @@ def _write_cityscapes(root: Path, train: int, val: int, size: tuple[int, int], s
 def _write_coco(root: Path, train: int, val: int, size: tuple[int, int], seed: int) -> None:
     (root / 'annotations').mkdir()
     for split, count in (('train', train), ('val', val)):
-        images, annotations = [], []
+        images: list[dict] = []
+        annotations: list[dict] = []
         for index in range(count):
             scene = compose_scene(index, split, seed, size)
             # Identifiers count from 1: pycocotools takes an annotation numbered 0 for no match when it evaluates.

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,14 @@ _NOISE = ('DropPath', 'StochasticDepth', 'DropBlock', 'DropBlock2d', 'Dropout')
 logger = logging.getLogger(__name__)
 
 
+class _WithStatistics(Protocol):
+    """A layer that has running statistics: a norm of ours or a BatchNorm, which may have none."""
+
+    num_features: int
+    running_mean: Tensor
+    running_var: Tensor
+
+
 class _Population:
     """Mean and variance of every value that a layer was given, by channel, in float64.
 
@@ -29,7 +37,7 @@ class _Population:
         variance: 'total', or 'average': that within the batches alone.
     """
 
-    def __init__(self, layer: nn.Module, variance: str) -> None:
+    def __init__(self, layer: _WithStatistics, variance: str) -> None:
         device = layer.running_mean.device
         dtype = torch.float32 if device.type == 'mps' else torch.float64
         self.count = torch.zeros((), dtype=dtype, device=device)
@@ -125,6 +133,7 @@ def update_bn_stats(
     with preserve_randomness(), restored(model):
         if not model.training:
             model.train()
+        layers: dict[str, _WithStatistics]
         layers = {name: module for name, module in model.named_modules() if _has_statistics(module)}
         if not layers:
             logger.warning(
@@ -132,7 +141,7 @@ def update_bn_stats(
                 type(model).__name__,
             )
             return 0
-        batches = islice(loader, num_iters)
+        batches: Iterator = islice(loader, num_iters)
         if distributed:
             batches = _in_step(batches, next(iter(layers.values())).running_mean.device)
         for module in model.modules():
@@ -177,8 +186,9 @@ def run_batch(model: nn.Module, batch: Any) -> Any:
     Raises:
         TypeError: If the batch is nothing that a plain module could take.
     """
-    if hasattr(model, 'data_preprocessor') and hasattr(model, 'train_step'):
-        data = model.data_preprocessor(batch, True)
+    preprocess = getattr(model, 'data_preprocessor', None)
+    if preprocess is not None and hasattr(model, 'train_step'):
+        data = preprocess(batch, True)
         return model(**data, mode='loss') if isinstance(data, Mapping) else model(*data, mode='loss')
     device = next(chain(model.parameters(), model.buffers())).device
     if isinstance(batch, Mapping):
@@ -192,7 +202,7 @@ def run_batch(model: nn.Module, batch: Any) -> Any:
     return model(inputs.to(device))
 
 
-def _has_statistics(module: nn.Module) -> bool:
+def _has_statistics(module: nn.Module) -> TypeGuard[_WithStatistics]:
     return (
         isinstance(module, PooledNorm | BatchNormBase)
         and module.training
@@ -209,7 +219,8 @@ def unwrap(model: nn.Module) -> nn.Module:
         from mmengine.model import BaseTTAModel, is_model_wrapper
     except ImportError:
         return model
-    return unwrap(model.module) if is_model_wrapper(model) or isinstance(model, BaseTTAModel) else model
+    is_wrapped = is_model_wrapper(model) or isinstance(model, BaseTTAModel)
+    return unwrap(model.get_submodule('module')) if is_wrapped else model
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -253,7 +264,7 @@ def _run(model, layers, populations, batches, num_iters: int, forward: Callable,
     return used
 
 
-def with_progress(batches: Iterator, title: str, total: int | None, progress: bool = True) -> Iterator:
+def with_progress(batches: Iterable, title: str, total: int | None, progress: bool = True) -> Iterable:
     """Show a progress bar (in the first process, where rich is installed)."""
     if not progress or (dist.is_available() and dist.is_initialized() and dist.get_rank() != 0):
         return batches

@@ -121,8 +121,8 @@ class BatchAverageHook(Hook):
                     ours.copy_(theirs)
                 continue
             # The copy was made before training began and has never heard of frozen stages and norm_eval.
-            for ours, theirs in zip(network.modules(), source.modules(), strict=True):
-                ours.training = theirs.training
+            for copy, original in zip(network.modules(), source.modules(), strict=True):
+                copy.training = original.training
             self._average_network(runner, network, ' with the averaged weights')
 
     def _average_network(self, runner, network: nn.Module, which: str = '') -> None:

@@ -1,7 +1,8 @@
 """A sampler for data whose classes are of very different sizes, such as WebVision's: every class equally often."""
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 from mmengine.dist import get_dist_info, sync_random_seed
@@ -9,6 +10,9 @@ from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
 from ..registry import register_in, report_taken_names
+
+if TYPE_CHECKING:
+    from mmengine.dataset import BaseDataset
 
 _CHUNK = 4096
 
@@ -27,7 +31,7 @@ class ClassBalancedSampler(Sampler):
         KeyError: If a sample has no ``gt_label``.
     """
 
-    def __init__(self, dataset: Sized, seed: int | None = None) -> None:
+    def __init__(self, dataset: 'BaseDataset', seed: int | None = None) -> None:
         self.dataset = dataset
         self.seed = sync_random_seed() if seed is None else seed
         self.rank, self.world_size = get_dist_info()

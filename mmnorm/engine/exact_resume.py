@@ -94,7 +94,8 @@ class _EndlessIterator:
     """
 
     def __init__(self, loader: DataLoader, mock_skips: int) -> None:
-        self._loader, self._iterator, self._mock_skips = loader, None, mock_skips
+        self._loader, self._mock_skips = loader, mock_skips
+        self._iterator: Iterator | None = None
 
     def __iter__(self) -> '_EndlessIterator':
         return self
@@ -172,7 +173,7 @@ class ExactResumeHook(Hook):
                 # Upstream's mmengine starts its iterator with the loop, and workers may have drawn from the sampler.
                 loader._iterator = None
                 sampler = getattr(batch_sampler, 'sampler', None)
-                if hasattr(sampler, '_indices_of_rank'):
+                if sampler is not None and hasattr(sampler, '_indices_of_rank'):
                     sampler.indices = sampler._indices_of_rank()
                 # What mmdet's batch sampler had gathered of images of one shape. A bucket that was full when its
                 # iteration was given up would never be found full again, and the run would hang.

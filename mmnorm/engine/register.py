@@ -24,8 +24,8 @@ def register_engine() -> None:
 def _import_at_look_up(registry: Any, location: str) -> None:
     locations = getattr(registry, '_locations', None)
     # A Registry imports its locations at the first look-up, and never again.
-    is_waiting = isinstance(locations, list) and not getattr(registry, '_imported', True)
-    if is_waiting and 'mmengine.hooks' not in sys.modules:
+    is_waiting = not getattr(registry, '_imported', True) and 'mmengine.hooks' not in sys.modules
+    if isinstance(locations, list) and is_waiting:
         if location not in locations:
             locations.append(location)
     else:

@@ -74,7 +74,7 @@ class Experiment:
         row: What the paper calls it.
         norm: The norm that it is about, as registered or as the paper names it.
         data: The data set; None where there is none.
-        config: Below configs.
+        config: Below configs; '' where nothing is run.
         gpus: Number of GPUs.
         images: Images a GPU.
         set: Settings of the config besides, for --cfg-options.
@@ -99,7 +99,7 @@ class Experiment:
     row: str
     norm: str
     data: str | None = None
-    config: str | None = None
+    config: str = ''
     gpus: int = 1
     images: int | None = None
     set: Mapping[str, Any] = field(default_factory=dict)
@@ -117,7 +117,7 @@ class Experiment:
     paper: Mapping[str, Any] = field(default_factory=dict)
     here: Mapping[str, Any] = field(default_factory=dict)
     differs: tuple[str, ...] = ()
-    table: 'Table' = field(default=None, repr=False, compare=False)
+    table: 'Table' = field(repr=False, compare=False, kw_only=True)
 
     @property
     def kind(self) -> str:
@@ -268,6 +268,8 @@ class Catalogue:
 class Figure(float):
     """A number that is written as it stands in the file: 76.0, not 76; 6.70, not 6.7."""
 
+    text: str
+
     def __new__(cls, text: str) -> 'Figure':
         figure = super().__new__(cls, text)
         figure.text = text
@@ -277,7 +279,10 @@ class Figure(float):
         return self.text
 
 
-class _Loader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
+_SafeLoader: Any = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
+
+
+class _Loader(_SafeLoader):
     pass
 
 

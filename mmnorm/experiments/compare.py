@@ -184,24 +184,24 @@ def curves_figure(
             # A row that the paper has no figure of is drawn as the others are.
             metrics = _drawable(catalogue, source) or named or list(catalogue.metrics.values())
             metric = next((metric for metric in metrics if metric.log and folder.curve(metric.log)), None)
-            if metric is not None:
-                drawn.append((row, metric, folder))
+            if metric is not None and metric.log is not None:
+                drawn.append((row, metric, metric.log, folder))
     if not drawn:
         raise UsageError(f'no run of {", ".join(row.id for row in rows)} has been evaluated below {root}')
     with paper_style():
         figure = new_figure(3.0)
         axes = figure.subplots()
-        for index, (row, metric, folder) in enumerate(drawn):
+        for index, (row, metric, key, folder) in enumerate(drawn):
             color = SERIES[index % len(SERIES)]
-            steps, values = zip(*folder.curve(metric.log), strict=True)
+            steps, values = zip(*folder.curve(key), strict=True)
             axes.plot(steps, [metric.convert(value) for value in values], color=color, label=row.row)
-            train = folder.training_curve(_TRAINING[metric.log]) if training and metric.log in _TRAINING else []
+            train = folder.training_curve(_TRAINING[key]) if training and key in _TRAINING else []
             if train:
                 steps, values = zip(*train, strict=True)
-                style = dict(color=color, linestyle='--', linewidth=0.8)
-                axes.plot(steps, [metric.convert(value) for value in values], **style)
+                converted = [metric.convert(value) for value in values]
+                axes.plot(steps, converted, color=color, linestyle='--', linewidth=0.8)
         axes.set_ylabel(drawn[0][1].label)
-        axes.set_xlabel(drawn[0][2].unit + ('; dashed: training' if training else ''))
+        axes.set_xlabel(drawn[0][3].unit + ('; dashed: training' if training else ''))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
     return figure

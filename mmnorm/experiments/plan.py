@@ -133,6 +133,7 @@ class Planner:
         return steps
 
     def _testing(self, row: Experiment, seed: int) -> list[Step]:
+        assert row.test is not None
         source = self.catalogue.run_of(self.catalogue[row.test])
         trained, variant = self.folder(source, seed), self._variant()
         checkpoint = trained.path / final_name(self._config(source, seed))

@@ -42,7 +42,7 @@ def run_properties(row: Experiment, cfg: Config, variant: Variant = AS_IT_STANDS
     train, test = (_pipeline(cfg[f'{split}_dataloader'].dataset) for split in ('train', 'test'))
     found.update(
         train_crop=_size(train, 'RandomResizedCrop', 'scale') or _size(train, 'RandomCrop', 'crop_size'),
-        train_transforms=[step.type for step in train if not step.type.startswith(_ENDS)],
+        train_transforms=[step['type'] for step in train if not step['type'].startswith(_ENDS)],
         short_side=_size(train, 'Resize', 'scale'),
         test_crop=_size(test, 'CenterCrop', 'crop_size'),
         test_short_side=_size(test, 'ResizeEdge', 'scale') or _size(test, 'Resize', 'scale'),
@@ -78,10 +78,13 @@ def network_properties(cfg: Config, model: nn.Module) -> dict[str, Any]:
         is not the same in all layers is a list of those there are.
     """
     model.train()
-    norms = [module for module in model.modules() if kind_of(module) not in (None, 'other')]
+    norms: list[nn.Module] = []
     by_kind: dict[str, list[nn.Module]] = {}
-    for norm in norms:
-        by_kind.setdefault(kind_of(norm), []).append(norm)
+    for module in model.modules():
+        kind = kind_of(module)
+        if kind is not None and kind != 'other':
+            norms.append(module)
+            by_kind.setdefault(kind, []).append(module)
     found: dict[str, Any] = {}
     pooled = [norm for norms in by_kind.values() for norm in norms if isinstance(norm, PooledNorm)]
     if pooled:
@@ -101,10 +104,10 @@ def network_properties(cfg: Config, model: nn.Module) -> dict[str, Any]:
     if grouped:
         found['groups'] = _same(norm.num_groups for norm in grouped)
     found['affine_decay'] = _affine_decay(cfg, model, norms)
-    own = [norm for norm in model.backbone.modules() if norm in set(norms)]
+    own = [norm for norm in model.get_submodule('backbone').modules() if norm in set(norms)]
     found['frozen'] = all(not norm.training and not any(p.requires_grad for p in norm.parameters()) for norm in own)
     head = getattr(getattr(model, 'roi_head', None), 'bbox_head', None)
-    if hasattr(head, 'num_shared_convs'):
+    if head is not None and hasattr(head, 'num_shared_convs'):
         found['box_head'] = [head.num_shared_convs, head.num_shared_fcs]
     return found
 

@@ -18,7 +18,7 @@ from .layouts import placing, read_series, read_zip
 CONTAINERS = ('state_dict', 'model', 'net')
 
 
-def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+def add_trust_argument(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """The option of all tools that read checkpoints."""
     parser.add_argument(
         '--trust-checkpoint',

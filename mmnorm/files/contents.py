@@ -277,7 +277,7 @@ def _set_versions(state_dict: OrderedDict, state) -> None:
     """PyTorch keeps the versions of the modules as an attribute of a state dict."""
     if not isinstance(state, dict) or state.keys() != {'_metadata'} or not isinstance(state['_metadata'], dict):
         raise NotData('attributes of an OrderedDict')
-    state_dict._metadata = state['_metadata']
+    vars(state_dict).update(state)
 
 
 def set_state(target: object, state: object) -> None:
@@ -291,9 +291,9 @@ def set_state(target: object, state: object) -> None:
         NotData: If it is none of those, or the state holds more than data.
     """
     kind = type(target)
-    if kind is OrderedDict:
+    if type(target) is OrderedDict:
         _set_versions(target, state)
-    elif kind is LogBuffer:
+    elif type(target) is LogBuffer:
         _set_log(target, state)
     elif kind.__module__.partition('.')[0] == 'numpy' and kind is _numpy().ndarray:
         _set_array(target, state)

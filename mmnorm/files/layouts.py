@@ -54,7 +54,7 @@ def read_zip(path: str, place: Placing, mmap: bool) -> object:
         EOFError: If it ends too early; for other damage, exceptions of any kind.
     """
     content = torch.UntypedStorage.from_file(path, False, os.path.getsize(path))
-    storages = {}
+    storages: dict[str, torch.UntypedStorage] = {}
     with open(path, 'rb') as file, zipfile.ZipFile(file) as archive:
         entries = {info.filename.partition('/')[2]: info for info in archive.infolist()}
 
@@ -107,7 +107,7 @@ def read_series(path: str, place: Placing) -> object:
         EOFError: If it ends too early; for other damage, exceptions of any kind.
     """
     size = os.path.getsize(path)
-    storages = {}
+    storages: dict[str, tuple[torch.UntypedStorage, torch.dtype, int]] = {}
     with open(path, 'rb') as file:
 
         def storage(reference: tuple) -> Storage:

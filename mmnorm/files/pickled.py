@@ -9,7 +9,7 @@ that are not listed here (old-style instances, extensions, keyword arguments) ar
 import pickletools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from .contents import MAKERS, Name, NotData, check_keys, describe, named, set_state
 
@@ -30,7 +30,7 @@ class DataUnpickler:
         self._below: list[list] = []
         self._memo: dict[int, object] = {}
 
-    def load(self) -> object:
+    def load(self) -> Any:
         """The data.
 
         Raises:
@@ -151,7 +151,8 @@ _VALUES = frozenset(
     + ['UNICODE', 'SHORT_BINUNICODE', 'BINUNICODE', 'BINUNICODE8']
     + ['SHORT_BINBYTES', 'BINBYTES', 'BINBYTES8', 'BYTEARRAY8']
 )
-_INSTRUCTIONS: dict[str, Callable[[DataUnpickler, object], None]] = {
+# Each gets its argument, of the type that the instruction has.
+_INSTRUCTIONS: dict[str, Callable[[DataUnpickler, Any], object]] = {
     'PROTO': lambda self, _: None,
     'FRAME': lambda self, _: None,
     'STOP': lambda self, _: None,
@@ -167,7 +168,7 @@ _INSTRUCTIONS: dict[str, Callable[[DataUnpickler, object], None]] = {
     'SHORT_BINSTRING': DataUnpickler._text,
     'MARK': DataUnpickler._mark,
     'POP': DataUnpickler._pop,
-    'POP_MARK': lambda self, _: self._since_mark() and None,
+    'POP_MARK': lambda self, _: self._since_mark(),
     'TUPLE': lambda self, _: self._push(tuple(self._since_mark())),
     'TUPLE1': lambda self, _: self._tuple_of(1),
     'TUPLE2': lambda self, _: self._tuple_of(2),

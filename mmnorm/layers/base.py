@@ -2,7 +2,7 @@
 
 import math
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from ..registry import INPUT_NDIMS, NORMS, add_layer
 from .load_summary import describe, say
 from .siblings import SiblingLoader
 from .state_dict import AFFINE, BUFFERS, ForeignState, reduce_state, source_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def check_positive_int(name: str, value: int) -> int:
@@ -73,8 +76,27 @@ class LearnedNorm(SiblingLoader):
     # Whether it can compute what a norm without gamma and beta does only with ones of its own.
     needs_affine: ClassVar[bool] = False
     norm_eval: bool = False
+    eps: float
+    affine: bool
+    # As register_affine makes them.
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
     # How OpenMMLab names the layer in a network: as a BatchNorm, so that the weights of one are found.
     _abbr_ = 'bn'
+
+    if TYPE_CHECKING:
+        # What a class has by what it learns, and by what it standardizes with. They are not there otherwise.
+        normalizers: tuple[str, ...]
+        num_groups: int
+        momentum: float | None
+        track_running_stats: bool
+        sync: bool
+
+        def importance_weights(self) -> Tensor: ...
+
+        def importance_ratios(self, x: Tensor) -> Tensor: ...
+
+        def predicted_affine(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
 
     def __init_subclass__(cls, rank: int | None = None, **kwargs) -> None:
         super().__init_subclass__(**kwargs)
@@ -93,7 +115,7 @@ class LearnedNorm(SiblingLoader):
         self.eps = float(eps) or _SMALLEST_EPS
         self.affine = affine
 
-    def train(self, mode: bool = True) -> 'LearnedNorm':
+    def train(self, mode: bool = True) -> 'Self':
         """Set the mode, as nn.Module does; with :attr:`norm_eval` it is eval mode in any case."""
         return super().train(mode and not self.norm_eval)
 
@@ -213,8 +235,8 @@ class LearnedNorm(SiblingLoader):
             entries = {name: state_dict[prefix + name] for name in names if '.' not in name}
             state = reduce_state(entries)
             kept, lost = self.adapt_state(state)
-            source = NORMS.get(state.source)
-            for name in (*AFFINE, *BUFFERS, *(source.own_parameters if source else ())):
+            others = NORMS[state.source].own_parameters if state.source in NORMS else ()
+            for name in (*AFFINE, *BUFFERS, *others):
                 state_dict.pop(prefix + name, None)
             state_dict.update({prefix + name: value for name, value in state.entries.items()})
             say(describe(state, type(self).__name__, kept, state.dropped + lost), missing_keys)
@@ -247,6 +269,7 @@ class LearnedNorm(SiblingLoader):
         """
         if self.learns == 'weights':
             return self.importance_weights().reshape(1, -1)
+        assert x is not None, f'{type(self).__name__}.summary needs the input'
         if self.learns == 'ratios':
             return self.importance_ratios(x)
         return torch.stack([t.mean(1) for t in self.predicted_affine(x)], 1)

@@ -74,6 +74,7 @@ class ExemplarNorm(PooledNorm):
     # Some variants have no convolution.
     marker = own_parameters[1:]
     learns = 'ratios'
+    conv_weight: nn.Parameter | None
 
     def __init__(
         self,
@@ -138,7 +139,7 @@ class ExemplarNorm(PooledNorm):
     def reset_parameters(self) -> None:
         """Gamma 1, beta 0, ratios uniform or ``init_ratios``, the rest as nn.Conv1d and nn.Linear start."""
         self.reset_running_stats()
-        if self.affine:
+        if self.weight is not None and self.bias is not None:
             nn.init.ones_(self.weight)
             nn.init.zeros_(self.bias)
         for parameter in (self.conv_weight, self.fc1_weight):
@@ -202,11 +203,11 @@ class ExemplarNorm(PooledNorm):
     @classmethod
     def reduce_state(cls, entries: dict[str, Tensor], state: ForeignState) -> None:
         """Gamma by the ratios of a sample without correlations, the sum of the betas; ratios if all have the same."""
-        affine = [state.entries.get(name) for name in AFFINE]
-        if all(t is not None and t.dim() == 2 for t in affine):
-            if (affine[0] != affine[0][0]).any():
+        weight, bias = (state.entries.get(name) for name in AFFINE)
+        if weight is not None and bias is not None and weight.dim() == bias.dim() == 2:
+            if (weight != weight[0]).any():
                 state.dropped.append('the differences between the gammas of the normalizers')
-            merged = merge_affine(*affine, entries['fc2_bias'].float().softmax(0))
+            merged = merge_affine(weight, bias, entries['fc2_bias'].float().softmax(0))
             state.entries.update(zip(AFFINE, merged, strict=True))
         if entries['fc2_weight'].any():
             state.dropped.append('the ratios of each sample')
@@ -217,12 +218,13 @@ class ExemplarNorm(PooledNorm):
         words = super().adapt_state(state)
         affine = [state.entries[name] for name in AFFINE if name in state.entries]
         if self.affine and not self.shared_affine and [t.dim() for t in affine] == [1, 1]:
-            rows = split_affine(*affine, len(self.normalizers))
+            weight, bias = affine
+            rows = split_affine(weight, bias, len(self.normalizers))
             state.entries.update(zip(AFFINE, rows, strict=True))
         return words
 
-    def _adapt_ratios(self, state: ForeignState) -> tuple[list[str], list[str]]:
-        logits, kept, lost = state.logits, 'ratios', []
+    def _adapt_ratios(self, logits: Tensor, state: ForeignState) -> tuple[list[str], list[str]]:
+        kept, lost = 'ratios', []
         if logits.dim() == 2:
             if not torch.equal(*logits.float().softmax(1)):
                 lost.append('the weights of the means')
@@ -235,7 +237,9 @@ class ExemplarNorm(PooledNorm):
         return self.fc2_bias.detach().float().softmax(0)
 
     def plain_affine(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        if self.weight is None or self.weight.dim() == 1:
+        if self.weight is None or self.bias is None:
+            return None, None
+        if self.weight.dim() == 1:
             return self.weight, self.bias
         return merge_affine(self.weight, self.bias, self.typical_ratios())
 
@@ -252,7 +256,7 @@ class ExemplarNorm(PooledNorm):
         flops += images * (hidden * inputs + hidden + k * hidden + SOFTMAX_FLOPS * k)
         # Scale and shift.
         flops += 2 * k * planes
-        if self.affine:
+        if self.bias is not None:
             rows = self.bias.numel() // c
             # Ratios times gamma; sum of the betas, and its addition.
             flops += k * planes + (rows - 1) * c + planes

@@ -122,7 +122,7 @@ class InstanceMetaNorm(LearnedNorm):
 
     def reset_parameters(self) -> None:
         """B_omega 1, B_beta 0, encoder and decoders as ``init`` says."""
-        if self.affine:
+        if self.weight is not None and self.bias is not None:
             nn.init.ones_(self.weight)
             nn.init.zeros_(self.bias)
         for parameter in (self.encoder_weight, self.mean_decoder_weight, self.var_decoder_weight):
@@ -144,11 +144,13 @@ class InstanceMetaNorm(LearnedNorm):
         self._check_input(x)
         dtype = ops.accumulation_dtype(x.dtype)
         if x.numel() == 0:
-            return tuple(torch.full(x.shape[:2], math.nan, device=x.device, dtype=dtype) for _ in range(2))
+            nothing = torch.full(x.shape[:2], math.nan, device=x.device, dtype=dtype)
+            return nothing, nothing.clone()
         with torch.autocast(x.device.type, enabled=False):
             omega, beta = (t.repeat_interleave(self.key_group_size, 1) for t in self.predict(*ops.moments(x)))
-        own = (1, 0) if self.weight is None else (self.weight, self.bias)
-        return tuple((t + b).to(dtype) for t, b in zip((omega, beta), own, strict=True))
+        if self.weight is None or self.bias is None:
+            return (omega + 1).to(dtype), beta.to(dtype)
+        return (omega + self.weight).to(dtype), (beta + self.bias).to(dtype)
 
     def predict(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """Omega and beta of each key group, without B_omega and B_beta.
@@ -198,7 +200,7 @@ class InstanceMetaNorm(LearnedNorm):
     def _constant_prediction(self) -> tuple[float, float]:
         """The omega and beta that decoders at zero predict."""
         zero = torch.zeros(())
-        return tuple(ACTIVATIONS[name](zero).item() for name in (self.var_activation, self.mean_activation))
+        return ACTIVATIONS[self.var_activation](zero).item(), ACTIVATIONS[self.mean_activation](zero).item()
 
     def closest_normalizer(self) -> str:
         return self.base
@@ -212,7 +214,7 @@ class InstanceMetaNorm(LearnedNorm):
 
     def plain_affine(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
         gamma, beta = self._constant_prediction()
-        if self.affine:
+        if self.weight is not None and self.bias is not None:
             return self.weight + gamma, self.bias + beta
         if (gamma, beta) == (0, 0):
             return None, None

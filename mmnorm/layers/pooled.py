@@ -34,6 +34,10 @@ class PooledNorm(LearnedNorm):
         track_running_stats: Whether BN keeps running statistics and uses them in eval mode, else it uses the batch's.
     """
 
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
     def __init__(
         self,
         num_features: int,
@@ -97,10 +101,9 @@ class PooledNorm(LearnedNorm):
 
     def reset_running_stats(self) -> None:
         """Running statistics as before the first batch: mean 0, variance 1, no batch seen."""
-        if self.running_mean is not None:
-            self.running_mean.zero_()
-            self.running_var.fill_(1)
-            self.num_batches_tracked.zero_()
+        for buffer, start in ((self.running_mean, 0), (self.running_var, 1), (self.num_batches_tracked, 0)):
+            if buffer is not None:
+                buffer.fill_(start)
 
     def pool(
         self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
@@ -123,12 +126,12 @@ class PooledNorm(LearnedNorm):
             # A backward is that of the statistics that its forward has seen, whatever becomes of them in between.
             statistics = [self.running_mean, self.running_var]
             if torch.is_grad_enabled() and not torch.jit.is_tracing():
-                statistics = [t.clone() for t in statistics]
+                statistics = [t.clone() for t in statistics]  # type: ignore[union-attr]  # what is tracked is there
             return ops.pool(mean, var, *statistics, **options)
         stats = None
         if update_running_stats and self.training and self.track_running_stats:
             buffers = self.running_mean, self.running_var, self.num_batches_tracked
-            stats = ops.RunningStats(*buffers, self.momentum, positions)
+            stats = ops.RunningStats(*buffers, self.momentum, positions)  # type: ignore[arg-type]  # as above
         if not self._waits_for_others():
             return ops.pool(mean, var, track=stats, **options)
         batch_mean, batch_var, count = pool_batch_sync(mean, var, positions)
@@ -154,15 +157,15 @@ class PooledNorm(LearnedNorm):
         if state.logits is not None:
             # A checkpoint does not name its pool; this is all that can be told of it.
             if state.logits.shape[-1] == len(self.normalizers) and had == has:
-                words = self._adapt_ratios(state)
+                words = self._adapt_ratios(state.logits, state)
                 kept += words[0]
                 lost += words[1]
             else:
                 lost.append('its ratios (they are of another pool)')
         return kept, lost
 
-    def _adapt_ratios(self, state: ForeignState) -> tuple[list[str], list[str]]:
-        """Let ``state.logits`` be the ratios of every sample, in ``state.entries``; what was kept and lost of them."""
+    def _adapt_ratios(self, logits: Tensor, state: ForeignState) -> tuple[list[str], list[str]]:
+        """Let ``logits`` be the ratios of every sample, in ``state.entries``; what was kept and lost of them."""
         return [], ['its ratios']
 
     def coefficient_flops(self, images: int) -> int:

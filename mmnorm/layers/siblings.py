@@ -10,9 +10,13 @@ process. So it is there while a layer waits for its parent, and gone once all ha
 
 import re
 import weakref
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 ABBREVIATIONS = ('bn', 'gn', 'in', 'ln')
 NORM_NAME = re.compile(rf'(?:{"|".join(ABBREVIATIONS)})(\d*)')
@@ -31,7 +35,7 @@ class SiblingLoader(nn.Module):
         if _handle is None:
             _handle = register_module_module_registration_hook(_look_at)
 
-    def train(self, mode: bool = True) -> 'SiblingLoader':
+    def train(self, mode: bool = True) -> 'Self':
         """Set the mode, as nn.Module does."""
         _stop_watching()
         return super().train(mode)

@@ -46,6 +46,7 @@ class SparseSwitchableNorm(SwitchableNorm):
     ``SparsityHook`` lets the buffer ``radius``, (), grow from 0 to sqrt(1 - 1 / K): one normalizer is left for each.
     """
 
+    radius: Tensor
     own_parameters = (*SwitchableNorm.own_parameters, 'radius')
 
     def reset_parameters(self) -> None:

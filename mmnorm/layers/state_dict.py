@@ -21,14 +21,14 @@ class ForeignState:
     """What a norm of another kind wrote, reduced to what all norms have.
 
     Attributes:
-        source: Its kind, as :func:`source_of` says.
+        source: Its kind, as :func:`source_of` says; None for no norm.
         entries: ``weight`` and ``bias``, (C,), and the running statistics, as far as there are any.
         logits: Logits of the ratios that hold for every sample, (K,), or of those of means and variances, (2, K); None
             where there are none.
         dropped: What these leave out, in words.
     """
 
-    source: str
+    source: str | None
     entries: dict[str, Tensor]
     logits: Tensor | None = None
     dropped: list[str] = field(default_factory=list)

@@ -1,6 +1,7 @@
 """Switchable Normalization: "Differentiable Learning-to-Normalize via Switchable Normalization" (arXiv 1806.10779)."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ class SwitchableNorm(PooledNorm):
         ValueError: If an argument is out of its range.
     """
 
-    own_parameters = ('mean_weight', 'var_weight')
+    own_parameters: ClassVar[tuple[str, ...]] = ('mean_weight', 'var_weight')
     learns = 'weights'
 
     def __init__(
@@ -93,7 +94,7 @@ class SwitchableNorm(PooledNorm):
     def reset_parameters(self) -> None:
         """Gamma 1, beta 0, logits 1 (or those of ``init_ratios``), running statistics as before the first batch."""
         self.reset_running_stats()
-        if self.affine:
+        if self.weight is not None and self.bias is not None:
             nn.init.ones_(self.weight)
             nn.init.zeros_(self.bias)
         with torch.no_grad():
@@ -128,8 +129,8 @@ class SwitchableNorm(PooledNorm):
     def reduce_state(cls, entries: dict[str, Tensor], state: ForeignState) -> None:
         state.logits = torch.stack([entries['mean_weight'], entries['var_weight']])
 
-    def _adapt_ratios(self, state: ForeignState) -> tuple[list[str], list[str]]:
-        logits = state.logits.expand(2, -1)
+    def _adapt_ratios(self, logits: Tensor, state: ForeignState) -> tuple[list[str], list[str]]:
+        logits = logits.expand(2, -1)
         logits = self.logits_of(logits - logits.mean(1, keepdim=True))
         state.entries.update(mean_weight=logits[0], var_weight=logits[1])
         return ['ratios'], []

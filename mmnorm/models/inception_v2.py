@@ -105,8 +105,9 @@ class InceptionV2(BaseBackbone):
         channels = 192
         self.inception = nn.ModuleDict()
         for name, setting in _MODULES.items():
-            self.inception[name] = InceptionModule(channels, *setting, cfg)
-            channels = self.inception[name].out_channels
+            module = InceptionModule(channels, *setting, cfg)
+            self.inception[name] = module
+            channels = module.out_channels
         self.out_channels = channels
 
     def forward(self, x: Tensor) -> tuple[Tensor]:

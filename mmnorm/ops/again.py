@@ -25,15 +25,15 @@ def differentiate_again(
     """
     with torch.enable_grad():
         # One input may depend on another, as ratios do on the moments: each is told apart from what it comes from.
-        inputs = [None if t is None else t.view_as(t) for t in inputs]
-        outputs = function(*inputs)
+        views = [None if t is None else t.view_as(t) for t in inputs]
+        outputs = function(*views)
     outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
     pairs = [(y, dy) for y, dy in zip(outputs, gradients, strict=True) if dy is not None and y.requires_grad]
-    wanted = [i for i, needed in enumerate(needs_grad) if needed]
-    found = [None] * len(inputs)
+    wanted = {i: t for i, (t, needed) in enumerate(zip(views, needs_grad, strict=True)) if needed and t is not None}
+    found: list[Tensor | None] = [None] * len(inputs)
     if pairs and wanted:
         ys, dys = zip(*pairs, strict=True)
-        of_wanted = torch.autograd.grad(ys, [inputs[i] for i in wanted], dys, create_graph=True, allow_unused=True)
+        of_wanted = torch.autograd.grad(ys, list(wanted.values()), dys, create_graph=True, allow_unused=True)
         for i, gradient in zip(wanted, of_wanted, strict=True):
             found[i] = gradient
     return found

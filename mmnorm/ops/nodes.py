@@ -48,13 +48,13 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, state: tuple) 
 
 def native_moments(x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
     """:func:`moments` with the native passes, as a node in C++."""
-    mean, var, *stand_ins = native.load().moments_node(x, _moments_again)
+    mean, var, *stand_ins = native.compiled().moments_node(x, _moments_again)
     return mean, var, stand_ins
 
 
 def native_affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, stand_ins: list[Tensor]) -> Tensor:
     """:func:`affine` with the native passes, as a node in C++."""
-    return native.load().affine_node(x, mean, scale, shift, *stand_ins, _affine_again)
+    return native.compiled().affine_node(x, mean, scale, shift, *stand_ins, _affine_again)
 
 
 class _Moments(torch.autograd.Function):

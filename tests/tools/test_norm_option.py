@@ -128,7 +128,7 @@ def test_config_of_the_new_style_needs_no_default_scope(tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (dict(norm='XYZ'), "--norm: unknown norm 'XYZ': expected SN, EN, ILM"),
+        (dict(norm='XYZ'), "--norm: unknown norm 'XYZ': expected EN, ILM, SN, SSN"),
         (dict(norm='EN(reduction=0)'), '--norm: EN does not take'),
         (dict(scope='backbone'), 'give --norm too'),
     ],

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -51,7 +53,7 @@ def affine_figure(
             _boxes(panel, x + 0.2, others, SERIES[1], span)
             panel.set_ylabel(_SYMBOLS[name])
             layer_axis(panel, layers, label=False)
-        handles = [
+        handles: list[Artist] = [
             Patch(color=SERIES[0], label=r'ILM: predicted $\omega$, $\beta$'),
             Patch(
                 color=SERIES[1],
@@ -60,7 +62,7 @@ def affine_figure(
         ]
         for index, name in enumerate(_SYMBOLS):
             deviation = [layer.values[f'{name}_std'].mean() for layer in layers]
-            style = dict(color=SERIES[2 + index], marker='os'[index], markersize=2.5)
+            style: dict[str, Any] = dict(color=SERIES[2 + index], marker='os'[index], markersize=2.5)
             panels[2].plot(x, deviation, **style)
             handles.append(Line2D([], [], label=f'std of {_SYMBOLS[name]}', **style))
         panels[2].set_ylabel('std over\nsamples')

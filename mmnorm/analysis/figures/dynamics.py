@@ -7,8 +7,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ...errors import UsageError
+from ..class_names import some_of
 from ..history import Curve, History
-from .ratios import some_layers
 from .style import COLORS, MARKERS, SERIES, new_figure, paper_style, short_name
 
 _LABELS = {'omega': r'$\omega$', 'beta': r'$\beta$'}
@@ -31,7 +31,7 @@ def dynamics_figure(history: History, names: list[str] | None = None, count: int
         raise UsageError('dynamics need at least two points in time; give more checkpoints, or a longer run')
     norm, learns = history.curves[0].norm, history.curves[0].learns
     alike = [curve for curve in history.curves if curve.norm == norm]
-    curves = history.select(names) if names else some_layers(alike, count)
+    curves = history.select(names) if names else some_of(alike, count)
     panels_of = [('average over layers', _average(alike)), *((short_name(curve.name), curve) for curve in curves)]
     columns = min(4, len(panels_of))
     rows = -(-len(panels_of) // columns)

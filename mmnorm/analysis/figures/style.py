@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -15,6 +16,9 @@ from ...errors import UsageError
 from ..network_parts import stage_of
 from ..record_file import LayerRecord
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
 # Inches: the text width of a two-column page.
 WIDTH = 7.0
 # Okabe and Ito's colours, of different lightness too.
@@ -24,7 +28,7 @@ SERIES_MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 MARKERS = {'IN': 'o', 'LN': 's', 'BN': '^', 'GN': 'D'}
 _CONV_MARKERS = {'7x7': '*', '3x3': 's', '1x1': 'o', 'shortcut': '^', 'linear': 'D', '': 'x'}
 _FORMATS = ('.pdf', '.png', '.svg')
-_RC = {
+_RC: dict['RcKeyType', Any] = {
     'font.size': 8,
     'axes.titlesize': 8,
     'axes.labelsize': 8,
@@ -92,7 +96,7 @@ def stack_bars(axes: Axes, layers: Sequence[LayerRecord], values: Sequence, hori
     for normalizer in normalizers_of(layers):
         heights = [share(layer, row, normalizer) for layer, row in zip(layers, values, strict=True)]
         bar = axes.barh if horizontal else axes.bar
-        start = {'left' if horizontal else 'bottom': bottom}
+        start: dict[str, Any] = {'left' if horizontal else 'bottom': bottom}
         bar(range(1, len(layers) + 1), heights, 0.9, color=COLORS[normalizer], linewidth=0, **start)
         bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
 
@@ -108,7 +112,8 @@ def mark_convs(axes: Axes, layers: Sequence[LayerRecord]) -> list[Line2D]:
     for conv in dict.fromkeys(layer.conv for layer in layers):
         at = [i for i, layer in enumerate(layers, 1) if layer.conv == conv]
         marker = _CONV_MARKERS.get(conv, 'P')
-        style = dict(marker=marker, linestyle='', color='#333333', markersize=4.5 if marker == '*' else 3)
+        style: dict[str, Any] = dict(marker=marker, linestyle='', color='#333333')
+        style['markersize'] = 4.5 if marker == '*' else 3
         # Hollow and filled are told apart at a glance.
         style['markerfacecolor'] = 'white' if conv in ('1x1', 'linear') else '#333333'
         style['markeredgewidth'] = 0.6
@@ -142,7 +147,8 @@ def layer_axis(axes: Axes, layers: Sequence[LayerRecord], label: bool = True) ->
         axes.tick_params(labelbottom=False)
         return
     # About 0.055 inch a character at 7 points.
-    per_layer = axes.get_position().width * axes.figure.get_figwidth() / (count + 0.4)
+    width = axes.figure.get_figwidth()  # type: ignore[union-attr]  # no figure here has subfigures
+    per_layer = axes.get_position().width * width / (count + 0.4)
     crowded = any(0.055 * (len(a) + len(b)) / 2 + 0.04 > (y - x) * per_layer for (a, x, _), (b, y, _) in _pairs(spans))
     style = dict(rotation=35, ha='right', rotation_mode='anchor') if crowded else dict(ha='center')
     for stage, middle, _ in spans:

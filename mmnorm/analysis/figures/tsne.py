@@ -1,5 +1,7 @@
 """t-SNE of the ratios of all layers, over training: EN paper (2003.08761), Fig. 8."""
 
+from typing import Any
+
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
@@ -36,7 +38,7 @@ def tsne_figure(
     columns = min(4, len(records))
     rows = -(-len(records) // columns)
     side = WIDTH / max(columns, 2)
-    labels, handles = None, []
+    handles: list[Line2D] = []
     with paper_style():
         figure = new_figure(0.35 + rows * (0.8 * side + 0.1))
         grid = figure.subplots(rows, columns, squeeze=False)
@@ -65,7 +67,7 @@ def tsne_figure(
             points = TSNE(perplexity=perplexity, init='pca', random_state=seed).fit_transform(features)
             handles = _scatter(axes, points, labels, record) or handles
         if handles:
-            longest = max(len(handle.get_label()) for handle in handles)
+            longest = max(len(str(handle.get_label())) for handle in handles)
             figure.legend(
                 handles=handles,
                 loc='outside lower center',
@@ -85,7 +87,7 @@ def _scatter(axes, points: np.ndarray, labels: np.ndarray | None, record: Record
     for index, label in enumerate(present):
         # Up to 20 are told apart by colour and marker together; more are not named at all.
         color = SERIES[index % 7] if len(present) <= 20 else matplotlib.colormaps['viridis'](index / len(present))
-        own = dict(style, color=color, marker='os^Dv<>pPX'[index % 10])
+        own: dict[str, Any] = dict(style, color=color, marker='os^Dv<>pPX'[index % 10])
         axes.plot(*points[labels == label].T, **own)
         handles.append(Line2D([], [], label=class_label(record, int(label)), **{**own, 'markersize': 4}))
     return handles if len(handles) <= 20 else []

@@ -21,14 +21,14 @@ def pool(
 ) -> tuple[Tensor, Tensor]:
     """See :func:`.pool.pool`."""
     stats = track or (None, None, None, None, 0)
-    return native.load().pool(mean, var, batch_mean, batch_var, normalizers, num_groups, *stats, again)
+    return native.compiled().pool(mean, var, batch_mean, batch_var, normalizers, num_groups, *stats, again)
 
 
 def _step(name: str) -> Callable:
     """A step whose options are numbers that C++ takes in the same order."""
 
     def step(again: Callable, *tensors: Tensor | None, **options) -> tuple[Tensor, Tensor] | Tensor:
-        return getattr(native.load(), name)(*tensors, *options.values(), again)
+        return getattr(native.compiled(), name)(*tensors, *options.values(), again)
 
     return step
 

@@ -89,7 +89,10 @@ def pool(
         if normalizer == 'IN':
             deviation, pooled_var = torch.zeros_like(mean), var
         elif normalizer == 'BN':
-            pooled, pooled_var = pool_over(mean, var, 0) if batch_mean is None else (batch_mean, batch_var)
+            if batch_mean is None or batch_var is None:
+                pooled, pooled_var = pool_over(mean, var, 0)
+            else:
+                pooled, pooled_var = batch_mean, batch_var
             if track is not None:
                 values = mean.shape[0] * track.positions
                 update_running_stats(track, pooled.detach().flatten(), pooled_var.detach().flatten(), values)

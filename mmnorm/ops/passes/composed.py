@@ -13,7 +13,7 @@ Devices without such kernels, and types that PyTorch's do not know, take the ref
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -170,7 +170,7 @@ def _moments_contiguous(x: Tensor) -> tuple[Tensor, Tensor, bool]:
     return mean.view(x.shape[:2]), var.view(x.shape[:2]), large_offset
 
 
-def _concatenate(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+def _concatenate(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     return parts[0] if len(parts) == 1 else tuple(torch.cat(ts) for ts in zip(*parts, strict=True))
 
 
@@ -243,7 +243,8 @@ def _input_gradient_contiguous(
     else:
         for rows in _chunks(planes, backwards=True):
             part = None if center is None else center[rows]
-            _input_gradient_rows(dy[rows], planes[rows], part, *(t[rows] for t in terms), out[rows])
+            scales, slopes, offsets = (t[rows] for t in terms)
+            _input_gradient_rows(dy[rows], planes[rows], part, scales, slopes, offsets, out[rows])
     return dx
 
 

@@ -40,6 +40,14 @@ def load() -> ModuleType | None:
     return _load()
 
 
+@cache
+def compiled() -> ModuleType:
+    """The compiled module, for what runs only where :func:`load` has found it."""
+    module = load()
+    assert module is not None
+    return module
+
+
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
@@ -48,19 +56,19 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
     The mean is in float64, the variance in the type of :func:`.reference.accumulation_dtype`.
     """
-    return load().moments(x)
+    return compiled().moments(x)
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """See :func:`.reference.affine`."""
-    return load().affine(x, mean, scale, shift)
+    return compiled().affine(x, mean, scale, shift)
 
 
 def plane_sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """See :func:`.reference.plane_sums`."""
-    return load().plane_sums(dy, x, mean)
+    return compiled().plane_sums(dy, x, mean)
 
 
 def input_gradient(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     """See :func:`.reference.input_gradient`."""
-    return load().input_gradient(dy, x, mean, scale, slope, offset)
+    return compiled().input_gradient(dy, x, mean, scale, slope, offset)

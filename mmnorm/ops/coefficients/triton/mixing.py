@@ -187,9 +187,10 @@ def _mixing(kind: tl.constexpr, shapes_of: Callable) -> Callable:
             beta) and of weight, as the kernel makes them.
     """
 
-    def cut(inputs: Sequence[Tensor | None], eps: float) -> tuple[int, int, tuple[int, ...], dict]:
+    def cut(
+        deviation: Tensor, ratios: Tensor, affine: Sequence[Tensor | None], eps: float
+    ) -> tuple[int, int, tuple[int, ...], dict]:
         """Numbers of programs and of parts, and what sizes and constants the kernels take."""
-        deviation, _, ratios, *_, weight, bias = inputs
         k, n, c = deviation.shape
         rows, width, tile_rows, tile_width = k, c, triton.next_power_of_2(k), CHANNELS.value
         if kind == GROUPS:
@@ -198,18 +199,19 @@ def _mixing(kind: tl.constexpr, shapes_of: Callable) -> Callable:
             tile_width = min(triton.next_power_of_2(width), CHANNELS.value)
             tile_rows = CHANNELS.value // tile_width
         parts = triton.cdiv(width, tile_width)
-        sizes = n, c, rows, *(1 if t is None else t.numel() // c for t in (weight, bias))
+        sizes = n, c, rows, *(1 if t is None else t.numel() // c for t in affine)
         return triton.cdiv(rows, tile_rows) * parts, parts, sizes, dict(ROWS=tile_rows, KIND=kind, EPS=eps)
 
-    def forward(*inputs: Tensor | None, eps: float):
-        programs, _, sizes, constants = cut(inputs, eps)
-        outputs = torch.empty_like(inputs[0][0]), torch.empty_like(inputs[0][0])
+    def forward(deviation: Tensor, variance: Tensor, ratios: Tensor, *others: Tensor | None, eps: float):
+        programs, _, sizes, constants = cut(deviation, ratios, others[-2:], eps)
+        outputs = torch.empty_like(deviation[0]), torch.empty_like(deviation[0])
+        inputs = deviation, variance, ratios, *others
         launch(_mix, programs * triton.cdiv(sizes[0], SAMPLES.value), inputs, outputs, *sizes, **constants)
         return outputs, ()
 
     def backward(inputs, kept, gradients, *, eps: float):
-        deviation, variance, *_, weight, bias = inputs
-        programs, parts, sizes, constants = cut(inputs, eps)
+        deviation, variance, ratios, *_, weight, bias = inputs
+        programs, parts, sizes, constants = cut(deviation, ratios, (weight, bias), eps)
         ratios_shape, weight_shape = shapes_of(*sizes[:3])
         dratios = deviation.new_empty(parts, *ratios_shape)
         dweight = None if weight is None else deviation.new_empty(weight_shape)
@@ -218,8 +220,8 @@ def _mixing(kind: tl.constexpr, shapes_of: Callable) -> Callable:
         launch(_mix_backward, programs, inputs, gradients, outputs, *sizes, **constants)
         dratios = dratios.sum(0) if parts > 1 else dratios[0]
         # One gamma of several normalizers has the sum of their gradients, and each of several betas that of their sum.
-        dweight = None if weight is None else dweight.sum_to_size(weight.shape)
-        dbias = None if bias is None else dbias.expand(bias.shape)
+        dweight = None if dweight is None else dweight.sum_to_size(weight.shape)
+        dbias = None if dbias is None else dbias.expand(bias.shape)
         return *outputs[:2], *(dratios if kind == GROUPS else [dratios]), dweight, dbias
 
     return node(forward, backward)

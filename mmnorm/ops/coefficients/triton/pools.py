@@ -210,7 +210,8 @@ def _pool_forward(mean: Tensor, var: Tensor, *given, normalizers, num_groups: in
     n, c = mean.shape
     pools, _, programs = _pools_of(mean, normalizers, num_groups, given[0] is not None)
     deviation, variance = (var.new_empty(len(normalizers), n, c) for _ in range(2))
-    stats, momentum, positions = (), None, 1
+    stats: Sequence[Tensor] = ()
+    momentum, positions = None, 1
     if track is not None and 'BN' in normalizers:
         *stats, momentum, positions = track
         if momentum is None:
@@ -248,7 +249,8 @@ _pool = node(_pool_forward, _pool_backward)
 def pool(again, mean: Tensor, var: Tensor, *given: Tensor | None, **options) -> tuple[Tensor, Tensor]:
     """See :func:`..pool.pool`."""
     batch_mean, batch_var = given or (None, None)
-    if batch_mean is not None and torch.is_grad_enabled() and mean.requires_grad and not batch_mean.requires_grad:
+    differentiates = torch.is_grad_enabled() and mean.requires_grad
+    if batch_mean is not None and batch_var is not None and differentiates and not batch_mean.requires_grad:
         # Buffers may change before the backward.
         batch_mean, batch_var = torch.stack([batch_mean, batch_var])
     return _pool(again, mean, var, batch_mean, batch_var, **options)
