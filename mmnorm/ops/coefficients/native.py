@@ -1,11 +1,14 @@
 """The steps of the coefficients as loops of our own for the CPU, each a node of autograd in C++."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..passes import native
-from .pool import RunningStats
+
+if TYPE_CHECKING:
+    from .pool import RunningStats
 
 
 def pool(
@@ -17,7 +20,7 @@ def pool(
     *,
     normalizers: Sequence[str],
     num_groups: int = 1,
-    track: RunningStats | None = None,
+    track: 'RunningStats | None' = None,
 ) -> tuple[Tensor, Tensor]:
     """See :func:`.pool.pool`."""
     stats = track or (None, None, None, None, 0)
