@@ -125,8 +125,6 @@ def is_free(name: str, present: Any, module: Any) -> bool:
 
 def name_in_config(registry: Any, name: str) -> str:
     """``name`` where it means ours in ``registry``, else ``mmnorm.name``, which always does."""
-    # What is imported at the first look-up.
-    registry.import_from_location()
     ours = _scope_in(registry).module_dict[name]
     return name if registry.module_dict.get(name) is ours else f'{SCOPE}.{name}'
 

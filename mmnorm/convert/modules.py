@@ -1,5 +1,6 @@
 """Other norms in place of those that a model has, and back: :func:`convert_norm` and :func:`revert_norm`."""
 
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -165,7 +166,19 @@ def _replace(
         for parent, name in site.places:
             # Not setattr, which a model may override, and which refuses the names of containers.
             parent.register_module(name, new)
+    _renew_averages(model)
     return report
+
+
+def _renew_averages(model: nn.Module) -> None:
+    """Let mmengine's averaged models average the parameters of the new layers; they keep a table of all parameters."""
+    mmengine_model = sys.modules.get('mmengine.model')
+    if mmengine_model is None:
+        return
+    for average in model.modules():
+        if isinstance(average, mmengine_model.BaseAveragedModel):
+            parameters = average.module.named_parameters
+            average.avg_parameters = average.module.state_dict() if average.update_buffers else dict(parameters())
 
 
 def _stop_folding(model: nn.Module) -> None:

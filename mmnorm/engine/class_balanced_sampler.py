@@ -9,7 +9,7 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
-from ..registry import register_in, report_taken_names
+from ..registry import register_in
 
 if TYPE_CHECKING:
     from mmengine.dataset import BaseDataset
@@ -54,6 +54,3 @@ class ClassBalancedSampler(Sampler):
             classes = random.integers(len(self._counts), size=_CHUNK)
             within = random.integers(self._counts[classes])
             yield from self._by_class[self._starts[classes] + within].tolist()
-
-
-report_taken_names()

@@ -7,7 +7,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
 from ..layers.base import LearnedNorm
-from ..registry import register_in, report_taken_names
+from ..registry import register_in
 
 
 @register_in(OPTIM_WRAPPER_CONSTRUCTORS)
@@ -85,6 +85,3 @@ class LearnedNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             mult = next((mult for mult in mults if mult is not None), None)
             if mult is not None and base is not None:
                 group[key] = base * mult
-
-
-report_taken_names()

@@ -4,29 +4,47 @@ import sys
 from importlib import import_module
 from typing import Any
 
+from ..registry import register_in
+
+# By the registry that has them, and the module that is imported once one is built.
+_NAMES = {
+    'HOOKS': {
+        'BatchAverageHook': '.batch_average_hook',
+        'ExactResumeHook': '.exact_resume',
+        'NormEvalHook': '.norm_eval_hook',
+        'NormRatioHook': '.norm_ratio_hook',
+        'SparsityHook': '.sparsity_hook',
+    },
+    'DATA_SAMPLERS': {'ClassBalancedSampler': '.class_balanced_sampler'},
+    'OPTIM_WRAPPER_CONSTRUCTORS': {'LearnedNormOptimWrapperConstructor': '.optim_constructor'},
+}
+
 
 def register_engine() -> None:
-    """Let mmengine find them; without it there is nothing to do.
+    """Register them with mmengine; without it there is nothing to do.
 
-    Hooks and what they stand on in mmengine take seconds to import. They
-    are imported once one is looked up, unless mmengine's own hooks are there already.
+    They stand on mmengine's hooks and optimizers, which take seconds to import. Unless these are there already, what is
+    registered under a name is a function that imports the class, which then takes its place, and makes an object of it.
     """
     try:
-        from mmengine.registry import DATA_SAMPLERS, HOOKS, OPTIM_WRAPPER_CONSTRUCTORS
+        from mmengine import registry as registries
     except ImportError:
         return
     import_module('.atomic_files', __package__)
-    _import_at_look_up(HOOKS, f'{__package__}.hooks')
-    _import_at_look_up(DATA_SAMPLERS, f'{__package__}.class_balanced_sampler')
-    _import_at_look_up(OPTIM_WRAPPER_CONSTRUCTORS, f'{__package__}.optim_constructor')
+    for registry_name, modules in _NAMES.items():
+        registry = getattr(registries, registry_name)
+        for name, module in modules.items():
+            if 'mmengine.hooks' in sys.modules:
+                import_module(module, __package__)
+            else:
+                register_in(registry, name)(_builder(name, f'{__package__}{module}'))
 
 
-def _import_at_look_up(registry: Any, location: str) -> None:
-    locations = getattr(registry, '_locations', None)
-    # A Registry imports its locations at the first look-up, and never again.
-    is_waiting = not getattr(registry, '_imported', True) and 'mmengine.hooks' not in sys.modules
-    if isinstance(locations, list) and is_waiting:
-        if location not in locations:
-            locations.append(location)
-    else:
-        import_module(location)
+def _builder(name: str, module: str) -> Any:
+    def build(*args: Any, **kwargs: Any) -> Any:
+        return getattr(import_module(module), name)(*args, **kwargs)
+
+    # As the class has them, which may therefore take the name over.
+    build.__name__ = build.__qualname__ = name
+    build.__module__ = module
+    return build

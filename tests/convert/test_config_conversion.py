@@ -424,6 +424,16 @@ def test_averages_inside_a_model_start_as_what_they_average(config, source, aver
             assert torch.equal(value, copy.state_dict()[name])
         assert not any(parameter.requires_grad for parameter in copy.parameters())
 
+    # And they are what is averaged from then on.
+    averaged = getattr(model, average)
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight.fill_(5.0)
+    averaged.steps.fill_(1)
+    averaged.avg_func = lambda old, new, steps: old.copy_(new)
+    averaged.update_parameters(nn.Sequential(*(getattr(model, name) for name in source)))
+    assert all((copy.weight == 5).all() for copy in averages)
+
 
 def test_inference_of_the_codebase():
     """mmseg's init_model sets keys of the model that it expects to be there."""

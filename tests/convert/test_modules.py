@@ -559,7 +559,7 @@ def test_a_class_that_is_named_is_replaced_whatever_its_forward():
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (dict(norm='BN'), r"unknown norm 'BN'; expected one of SN, SN1d"),
+        (dict(norm='BN'), r"unknown norm 'BN'; expected one of EN1d, EN2d"),
         (dict(norm=dict(eps=1)), 'has no type'),
         (dict(norm=dict(type='EN', foo=1)), 'takes eps, momentum.*foo'),
         (dict(norm=dict(type='EN', num_features=4)), 'taken from each replaced layer'),

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import textwrap
 
 import pytest
 import torch
@@ -114,3 +115,24 @@ def test_zero_init_residual_reaches_the_last_gamma():
     model.init_weights()
     assert not model.layer1[0].bn3.weight.any()
     assert model.layer1[0].bn2.weight.all()
+
+
+def test_hooks_are_found_from_every_scope_by_whoever_imports_mmnorm_first():
+    code = """
+    import mmnorm, sys
+    assert 'mmengine.hooks' not in sys.modules
+    from mmengine.registry import HOOKS
+    from mmdet.registry import HOOKS as THEIRS, OPTIM_WRAPPER_CONSTRUCTORS
+    import torch
+    for registry in (THEIRS, HOOKS):
+        for kind in ('NormRatioHook', 'mmnorm.NormRatioHook'):
+            hook = registry.build(dict(type=kind, interval=7))
+            assert type(hook).__name__ == 'NormRatioHook' and hook.interval == 7
+    assert HOOKS.get('NormRatioHook') is HOOKS.get('mmnorm.NormRatioHook') is type(hook)
+    arguments = dict(optim_wrapper_cfg=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1.0)))
+    constructor = dict(type='LearnedNormOptimWrapperConstructor', **arguments)
+    wrapper = OPTIM_WRAPPER_CONSTRUCTORS.build(constructor)(torch.nn.Sequential(mmnorm.ExemplarNorm2d(4)))
+    assert len(wrapper.param_groups) > 1 or wrapper.param_groups[0]['params']
+    """
+    done = subprocess.run([sys.executable, '-c', textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
