@@ -1,4 +1,4 @@
-"""Times SN, EN and ILM beside BN, GN, the papers' formulas written out, and what moving the bytes alone takes."""
+"""Times SN, SSN, EN and ILM beside BN, GN, the papers' formulas written out, and what moving the bytes alone takes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ from plain import PlainNorm
 from plots import draw_layers
 from report import Table, duration, number, save
 from shapes import SETS, Shape, expand, parse_shape
-from timing import geometric_mean, interleave
 from torch import nn
 
 import mmnorm
+from mmnorm.timing import geometric_mean, interleave
 
-OURS = {'SN': mmnorm.SwitchableNorm2d, 'EN': mmnorm.ExemplarNorm2d, 'ILM': mmnorm.InstanceMetaNorm2d}
+OURS = {
+    'SN': mmnorm.SwitchableNorm2d,
+    'SSN': mmnorm.SparseSwitchableNorm2d,
+    'EN': mmnorm.ExemplarNorm2d,
+    'ILM': mmnorm.InstanceMetaNorm2d,
+}
 PLAIN = [f'{name}-plain' for name in OURS]
 COMPILED = [f'{name}-compiled' for name in OURS]
 LAYERS = ['BN', 'GN', *OURS, *PLAIN, *COMPILED]
@@ -86,7 +91,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     options.shapes = expand(names, options.batch)
     options.dtype = options.dtype or (['float32'] if on_cpu else list(arguments.DTYPES))
     options.repeats = options.repeats or (10 if on_cpu else 30)
-    asked = {'BN', *(options.layers or [*LAYERS[:5], *PLAIN]), *(COMPILED if options.compile else [])}
+    asked = {'BN', *(options.layers or ['BN', 'GN', *OURS, *PLAIN]), *(COMPILED if options.compile else [])}
     options.layers = [name for name in LAYERS if name in asked]
     options.at_most = dict(options.at_most)
     if options.check and not options.at_most:

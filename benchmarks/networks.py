@@ -16,10 +16,10 @@ import torch
 from environment import ROOT, describe, environment, load
 from memory import process_memory
 from report import Table, duration, number, save
-from timing import interleave, seconds_per_call
 from torch import nn
 
 import mmnorm  # noqa: F401  registers SN, EN and ILM
+from mmnorm.timing import interleave, seconds_per_call
 
 NORM_CFGS = {
     'BN': dict(type='BN'),

@@ -3,7 +3,15 @@
 from pathlib import Path
 
 # A color a layer; dashes for the formulas written out, dots for those compiled.
-COLORS = {'BN': 'black', 'GN': 'gray', 'SN': 'tab:blue', 'EN': 'tab:orange', 'ILM': 'tab:green', 'floor': 'tab:red'}
+COLORS = {
+    'BN': 'black',
+    'GN': 'gray',
+    'SN': 'tab:blue',
+    'SSN': 'tab:cyan',
+    'EN': 'tab:orange',
+    'ILM': 'tab:green',
+    'floor': 'tab:red',
+}
 LINES = {'': '-', 'plain': '--', 'compiled': ':'}
 QUANTITIES = {
     'forward / BN': 'forward, time of BN',

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # From the foundations upwards; what stands in one line knows nothing of each other's insides, but may.
 ORDER = [
-    ('version', 'errors', 'prerequisites'),
+    ('version', 'errors', 'prerequisites', 'timing'),
     ('registry',),
     ('ops',),
     ('layers', 'files'),

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..timing import median_seconds
 from .complexity import Complexity, complexity
 from .proposals import fixed_proposals
-from .timing import median_seconds
 
 
 @dataclass

@@ -54,7 +54,8 @@ def test_layers(tmp_path):
 
     content = json.loads((tmp_path / 'layers.json').read_text())
     assert content['environment']['threads'] > 0
-    layers = ['BN', 'GN', 'SN', 'EN', 'ILM', 'SN-plain', 'EN-plain', 'ILM-plain', 'floor']
+    ours = ['SN', 'SSN', 'EN', 'ILM']
+    layers = ['BN', 'GN', *ours, *(f'{name}-plain' for name in ours), 'floor']
     assert [result['layer'] for result in content['results']] == layers * 4
     assert len(content['geometric_means']) == len(layers) * 2
     for result in content['results']:

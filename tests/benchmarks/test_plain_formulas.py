@@ -1,21 +1,14 @@
-import importlib.util
-from pathlib import Path
+"""The formula in the place of a layer: the same, running statistics included, and at no more than a script spends."""
 
 import pytest
 import torch
 from helpers import LAYERS, assert_same, outputs_and_gradients, randomize
-
-# By its path: tests/plain.py has the name too.
-SPEC = importlib.util.spec_from_file_location(
-    'benchmarks_plain', Path(__file__).resolve().parents[2] / 'benchmarks/plain.py'
-)
-plain = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(plain)
+from plain import PlainNorm
 
 
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('channels', [64, 48])
-@pytest.mark.parametrize('name', ['SwitchableNorm', 'ExemplarNorm', 'InstanceMetaNorm'])
+@pytest.mark.parametrize('name', ['SwitchableNorm', 'SparseSwitchableNorm', 'ExemplarNorm', 'InstanceMetaNorm'])
 def test_formula_equals_layer(name, channels, training):
     layer = randomize(LAYERS[name, 2](channels, dtype=torch.float64)).train(training)
     twin = LAYERS[name, 2](channels, dtype=torch.float64).train(training)
@@ -23,7 +16,7 @@ def test_formula_equals_layer(name, channels, training):
     x = torch.randn(3, channels, 5, 7, dtype=torch.float64) * 2 + 1
 
     expected = outputs_and_gradients(layer, layer, x)
-    assert_same(outputs_and_gradients(plain.PlainNorm(twin), twin, x), expected)
+    assert_same(outputs_and_gradients(PlainNorm(twin), twin, x), expected)
     assert_same(dict(twin.named_buffers()), dict(layer.named_buffers()))
 
 
@@ -42,9 +35,9 @@ FLOAT16 = pytest.param(
 
 @pytest.mark.parametrize('dtype', [FLOAT16, torch.bfloat16])
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize('name', ['SwitchableNorm', 'ExemplarNorm', 'InstanceMetaNorm'])
+@pytest.mark.parametrize('name', ['SwitchableNorm', 'SparseSwitchableNorm', 'ExemplarNorm', 'InstanceMetaNorm'])
 def test_formula_stays_in_type_and_format(name, memory_format, dtype):
     x = torch.randn(2, 32, 6, 6, dtype=dtype).contiguous(memory_format=memory_format)
-    y = plain.PlainNorm(LAYERS[name, 2](32))(x)
+    y = PlainNorm(LAYERS[name, 2](32))(x)
     assert y.dtype == dtype
     assert y.is_contiguous(memory_format=memory_format)

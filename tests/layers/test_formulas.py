@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from helpers import assert_same, outputs_and_gradients, randomize
-from plain import channels, exemplar_ratios, normalizer_moments, plain
+from plain import channels, exemplar_ratios, moments_of, plain
 
 import mmnorm
 from mmnorm.ops import backend
@@ -129,7 +129,7 @@ def test_predicted_affine(base, affine):
     omega, beta = layer.predicted_affine(x)
     assert omega.shape == beta.shape == (4, 12)
     assert not omega.requires_grad
-    mean, var = normalizer_moments(x, base, layer.num_groups)
+    mean, var = moments_of(x, base, layer.num_groups)
     standard = (x - mean) / torch.sqrt(var + layer.eps)
     torch.testing.assert_close(standard * channels(omega, x) + channels(beta, x), layer(x), rtol=1e-10, atol=1e-12)
     assert (omega[0] - omega[1]).abs().max() > 1e-3, 'samples have predictions of their own'
