@@ -25,6 +25,7 @@ NORMS = {
     'ln': 'GroupNorm',
     'in': 'InstanceNorm2d',
     'sn': 'SwitchableNorm2d',
+    'ssn': 'SparseSwitchableNorm2d',
     'sn_in_ln': 'SwitchableNorm2d',
     'en': 'ExemplarNorm2d',
     **dict.fromkeys(('ilm', 'ilm_gn', 'ilm_in', 'ilm_ln'), 'InstanceMetaNorm2d'),
@@ -143,13 +144,13 @@ def test_imagenet(name, norm):
     assert cfg.train_dataloader.batch_size == {'ilm_gn': 64, 'en': 16}.get(norm, 32)
     # --auto-scale-lr: the rates that the authors name for (8, 32), (8, 4), (8, 1), and the ILM paper's.
     assert [rate(cfg, images) for images in (256, 32, 8, 64)] == pytest.approx([0.1, 0.0125, 0.003125, 0.025])
-    assert ('BatchAverageHook' in hooks(cfg)) == (norm in ('sn', 'en'))
+    assert ('BatchAverageHook' in hooks(cfg)) == (norm in ('sn', 'ssn', 'en'))
     assert kinds(model) == {NORMS[norm]: 53}
     assert model.head.fc.weight.shape == (1000, 2048)
     for layer in norms(model):
         if norm == 'sn_in_ln':
             assert layer.normalizers == ('IN', 'LN')
-        elif norm in ('sn', 'en'):
+        elif norm in ('sn', 'ssn', 'en'):
             assert layer.normalizers == ('IN', 'LN', 'BN')
             assert not layer.sync
         elif 'ilm' in norm:
