@@ -11,10 +11,10 @@ from torch import nn
 from ..layers.base import LearnedNorm
 from ..registry import NORMS
 from . import sources
-from .learned import LearnedSpec
-from .plain import build_plain
 from .report import Conversion, ConversionReport, LeftAlone
 from .selection import Selection, Site, find_sites, find_ties
+from .to_learned import LearnedSpec
+from .to_plain import build_plain
 
 _DISTRIBUTED = ('DistributedDataParallel', 'FullyShardedDataParallel')
 
