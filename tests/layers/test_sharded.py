@@ -12,6 +12,7 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.optim.swa_utils import AveragedModel
 
 import mmnorm
+from mmnorm.version import is_older
 
 try:
     from torch.distributed.device_mesh import init_device_mesh
@@ -123,6 +124,8 @@ def why_not(name):
     """Why PyTorch can't do it here; None if it can."""
     if name == 'FSDP2' and fully_shard is None:
         return 'torch.distributed.fsdp.fully_shard came with PyTorch 2.6'
+    if name == 'FSDP2' and is_older(torch.__version__, (2, 7)):
+        return 'fully_shard of PyTorch 2.6 asks a CPU for events of its streams, which it has not'
     return why_no_fsdp() if name.startswith('FSDP') else None
 
 
