@@ -40,7 +40,9 @@ def train_and_test(norm: str, out: Path, options: list[str]) -> dict[str, float]
     config, work_dir = config_of(norm), out / norm.lower()
     work_dir.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    run_tool(work_dir / 'train.txt', 'train.py', config, '--work-dir', work_dir, '--no-validate', *options)
+    # The hook that seeds every batch with its number, for BN too: so both see the same crops and flips.
+    command = ['train.py', config, '--work-dir', work_dir, '--no-validate', '--with', 'exact-resume', *options]
+    run_tool(work_dir / 'train.txt', *command)
     result = {'seconds': time.monotonic() - start}
     checkpoint = Path((work_dir / 'last_checkpoint').read_text().strip())
     for key, flags in {'single': [], 'multi': ['--tta']}.items():
