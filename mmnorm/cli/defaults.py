@@ -91,7 +91,8 @@ def add_training_defaults(cfg: Config, with_: Sequence[str] = (), without: Seque
     both = sorted(set(with_) & set(without))
     if both:
         raise UsageError(f'--with and --without both name {", ".join(both)}')
-    chosen = [name for name in DEFAULTS if name not in without and (name in with_ or has_learned_norms(cfg))]
+    wanted = DEFAULTS if has_learned_norms(cfg) else with_
+    chosen = [name for name in DEFAULTS if name in wanted and name not in without]
     if chosen:
         import_mmnorm(cfg)
     for name in chosen:

@@ -11,7 +11,7 @@ from mmengine.hub import get_config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..convert.configs import parse_norm, set_norm
+from ..convert.configs import set_norm
 from ..errors import UsageError, run  # noqa: F401  the tools find run here
 from ..files import add_trust_argument
 from . import checks
@@ -112,7 +112,7 @@ def _apply_norm(cfg: Config, args: argparse.Namespace) -> None:
         return
     names = [name.strip() for name in (args.norm_scope or '').split(',')]
     try:
-        set_norm(cfg, parse_norm(args.norm), [name for name in names if name])
+        set_norm(cfg, args.norm, [name for name in names if name])
     except ValueError as error:
         raise UsageError(f'--norm: {error}') from None
 

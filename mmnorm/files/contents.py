@@ -277,7 +277,7 @@ def _set_versions(state_dict: OrderedDict, state) -> None:
     """PyTorch keeps the versions of the modules as an attribute of a state dict."""
     if not isinstance(state, dict) or state.keys() != {'_metadata'} or not isinstance(state['_metadata'], dict):
         raise NotData('attributes of an OrderedDict')
-    vars(state_dict).update(state)
+    vars(state_dict)['_metadata'] = state['_metadata']
 
 
 def set_state(target: object, state: object) -> None:
