@@ -6,11 +6,13 @@
 // makes cpu_default::f, and on x86 cpu_avx2::f and cpu_avx512::f, of each function f in kernels.h, whose namespace is
 // MMNORM_CPU. MMNORM_CALL(f, ...) calls the one for this processor. Included once in each .cpp file.
 
-// Vectors of 64 bytes are passed between inlined functions only.
+// MMNORM_BYTES is the length of a register. Vectors are passed between inlined functions only.
 #pragma GCC diagnostic ignored "-Wpsabi"
 
 #define MMNORM_CPU cpu_default
+#define MMNORM_BYTES 16
 #include MMNORM_KERNELS
+#undef MMNORM_BYTES
 #undef MMNORM_CPU
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -19,14 +21,18 @@
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,prfchw")
 #define MMNORM_CPU cpu_avx2
+#define MMNORM_BYTES 32
 #include MMNORM_KERNELS
+#undef MMNORM_BYTES
 #undef MMNORM_CPU
 #pragma GCC pop_options
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma,prfchw,prefer-vector-width=512")
 #define MMNORM_CPU cpu_avx512
+#define MMNORM_BYTES 64
 #include MMNORM_KERNELS
+#undef MMNORM_BYTES
 #undef MMNORM_CPU
 #pragma GCC pop_options
 #endif

@@ -1,27 +1,26 @@
 // The loops of the four passes, for one set of vector instructions; instructions.h includes this file once for each.
 //
-// Vectors are of 16 floats or 8 doubles whatever the instructions are, and sums are taken in an order that the shape
-// decides, not the number of threads.
-//
+// Vectors are as long as the registers, MMNORM_BYTES: gcc takes longer ones to pieces in memory. Sums are taken in an
+// order that the shape and the instructions decide, not the number of threads.
 
 namespace mmnorm {
 namespace MMNORM_CPU {
 
-// Reading and writing 64 bytes' worth of accumulation type, whatever the type in memory is.
+// Reading and writing a vector's worth of accumulation type, whatever the type in memory is.
 
 template <typename T>
 struct Lanes;
 
 template <>
 struct Lanes<float> {
-  using Vector = float __attribute__((vector_size(64)));
-  static constexpr int64_t size = 16;
+  using Vector = float __attribute__((vector_size(MMNORM_BYTES)));
+  static constexpr int64_t size = MMNORM_BYTES / 4;
 };
 
 template <>
 struct Lanes<double> {
-  using Vector = double __attribute__((vector_size(64)));
-  static constexpr int64_t size = 8;
+  using Vector = double __attribute__((vector_size(MMNORM_BYTES)));
+  static constexpr int64_t size = MMNORM_BYTES / 8;
 };
 
 template <typename T>
@@ -44,8 +43,8 @@ inline void write(double* to, const Vector<double>& v) {
 }
 
 // bfloat16 is the upper half of a float.
-using Halves = uint16_t __attribute__((vector_size(32)));
-using Words = uint32_t __attribute__((vector_size(64)));
+using Halves = uint16_t __attribute__((vector_size(MMNORM_BYTES / 2)));
+using Words = uint32_t __attribute__((vector_size(MMNORM_BYTES)));
 
 inline void read(const c10::BFloat16* from, Vector<float>& v) {
   Halves halves;
@@ -80,19 +79,13 @@ inline void write_stream(T* to, const V& v) {
 }
 
 // The sum over the lanes of a vector, in double.
-inline double total(const Vector<double>& v) {
-  using Half = double __attribute__((vector_size(32)));
-  Half halves[2];
-  std::memcpy(halves, &v, sizeof(v));
-  const Half half = halves[0] + halves[1];
-  return (half[0] + half[1]) + (half[2] + half[3]);
-}
-
-inline double total(const Vector<float>& v) {
-  using Half = float __attribute__((vector_size(32)));
-  Half halves[2];
-  std::memcpy(halves, &v, sizeof(v));
-  return total(__builtin_convertvector(halves[0], Vector<double>) + __builtin_convertvector(halves[1], Vector<double>));
+template <typename V>
+inline double total(const V& v) {
+  double sum = 0;
+  for (size_t i = 0; i < sizeof(v) / sizeof(v[0]); ++i) {
+    sum += static_cast<double>(v[i]);
+  }
+  return sum;
 }
 
 // Values that are summed in the accumulation type before they are added to a double.
