@@ -47,4 +47,7 @@ std::vector<at::Tensor> rescale(const at::Tensor& deviation, const at::Tensor& v
                                 const at::Tensor& beta, const OptionalTensor& weight, const OptionalTensor& bias,
                                 double eps, pybind11::function again);
 
+// z: (rows, K); see mmnorm/layers/sparse_switchable_norm.py.
+at::Tensor sparsestmax(const at::Tensor& z, const at::Tensor& radius, pybind11::function again);
+
 }  // namespace mmnorm

@@ -22,7 +22,7 @@ PYBIND11_MODULE(_C, module) {
   });
 
   // Of the functions below, as they are called from Python; to be raised with every change.
-  module.attr("INTERFACE") = 3;
+  module.attr("INTERFACE") = 4;
   module.def("instructions", &instructions);
   module.def("moments", &moments, release());
   module.def("affine", &affine, release());
@@ -37,4 +37,5 @@ PYBIND11_MODULE(_C, module) {
   module.def("mix_outputs", &mix_outputs);
   module.def("correlate", &correlate);
   module.def("rescale", &rescale);
+  module.def("sparsestmax", &sparsestmax);
 }

@@ -5,11 +5,13 @@ import math
 import torch
 from torch import Tensor
 
+from ..ops.coefficients.kernel import with_kernels
 from ..registry import register
 from .state_dict import ForeignState
 from .switchable_norm import SwitchableNorm
 
 
+@with_kernels()
 def sparsestmax(z: Tensor, radius: Tensor) -> Tensor:
     """The points of the simplex that are nearest to ``z``, (..., K), outside of a sphere around its center.
 

@@ -1,7 +1,7 @@
 """The choice between plain operators and a backend's kernel."""
 
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import cache, partial, wraps
 
 from .. import backend
 from ..again import differentiate_again
@@ -19,13 +19,17 @@ def with_kernels(*, once: tuple[str, ...] = ()) -> Callable:
     """
 
     def decorate(step: Callable) -> Callable:
+        @cache
+        def again(**options) -> Callable:
+            return partial(differentiate_again, partial(step, **options))
+
         @wraps(step)
         def run(*tensors, **options):
             kernel = backend.kernel(step.__name__, tensors[0])
             if kernel is None:
                 return step(*tensors, **options)
             pure = {name: value for name, value in options.items() if name not in once} if once else options
-            return kernel(partial(differentiate_again, partial(step, **pure)), *tensors, **options)
+            return kernel(again(**pure), *tensors, **options)
 
         return run
 

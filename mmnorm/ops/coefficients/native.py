@@ -36,7 +36,5 @@ def _step(name: str) -> Callable:
     return step
 
 
-KERNELS = {
-    'pool': pool,
-    **{name: _step(name) for name in ('group_moments', 'mix_statistics', 'mix_outputs', 'correlate', 'rescale')},
-}
+_STEPS = ('group_moments', 'mix_statistics', 'mix_outputs', 'correlate', 'rescale', 'sparsestmax')
+KERNELS = {'pool': pool, **{name: _step(name) for name in _STEPS}}

@@ -1,0 +1,90 @@
+// A step of the coefficients as a node of autograd in C++, and what the steps share.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "again.h"
+#include "checks.h"
+#include "coefficients.h"
+
+namespace mmnorm {
+
+#define MMNORM_DISPATCH(dtype, name, ...)               \
+  AT_DISPATCH_FLOATING_TYPES(dtype, name, [&] {         \
+    using T = scalar_t;                                 \
+    __VA_ARGS__;                                        \
+  })
+
+// A tensor as the loops read it: contiguous, in the type that is computed in; undefined if it is.
+inline at::Tensor as(const at::Tensor& t, at::ScalarType dtype) {
+  // Most are as they should be, and even an operator that does nothing takes a microsecond.
+  const bool as_is = !t.defined() || (t.scalar_type() == dtype && t.is_contiguous() && !t.is_neg());
+  return as_is ? t : t.to(dtype).contiguous().resolve_neg();
+}
+
+template <typename T>
+const T* pointer(const at::Tensor& t) {
+  return t.defined() ? t.const_data_ptr<T>() : nullptr;
+}
+
+inline Planes planes_of(const at::Tensor& deviation) {
+  return {deviation.size(0), deviation.size(1), deviation.size(2)};
+}
+
+inline at::Tensor planes_like(const at::Tensor& deviation) {
+  return at::empty({deviation.size(1), deviation.size(2)}, deviation.options());
+}
+
+// One step: outputs from inputs, and the inputs' gradients from the outputs'. Inputs that are left out are undefined.
+class Step : public Again {
+ public:
+  using Again::Again;
+  // Refuses what the loops cannot read; also in the backward, as what is saved may pass through hooks.
+  virtual void check(const variable_list& inputs) const = 0;
+  // `kept` is what the backward needs besides the inputs.
+  virtual variable_list forward(const variable_list& inputs, variable_list& kept) = 0;
+  // Gradients that nothing sends back are undefined, as are those of inputs that are left out.
+  virtual variable_list backward(const variable_list& inputs, const variable_list& kept,
+                                 const variable_list& gradients) const = 0;
+
+  std::vector<bool> given;
+};
+
+// The step, recorded; inputs that are left out are undefined for it.
+variable_list run(const c10::intrusive_ptr<Step>& step, std::initializer_list<OptionalTensor> inputs);
+
+// Moments that a step starts from: their type is computed in.
+inline void check_moments(const at::Tensor& t, const char* name, int64_t dims) {
+  MMNORM_EXPECT(is_dense_cpu(t) && (t.scalar_type() == at::kFloat || t.scalar_type() == at::kDouble) &&
+                    t.dim() == dims && t.numel() > 0,
+                name, t, "a tensor of float or double on the CPU, with ", dims, " dimensions, that is not empty");
+}
+
+// A parameter that may be left out.
+inline void check_optional(const at::Tensor& t, const char* name, at::IntArrayRef sizes) {
+  if (t.defined()) {
+    check_floating(t, name, sizes);
+  }
+}
+
+// gamma or beta, (C,) or (K, C).
+inline void check_rows(const at::Tensor& t, const char* name, const Planes& p) {
+  if (t.defined() && t.dim() == 2) {
+    check_floating(t, name, {p.normalizers, p.channels});
+  } else {
+    check_optional(t, name, {p.channels});
+  }
+}
+
+inline void check_groups(int64_t groups, int64_t channels) {
+  TORCH_CHECK(groups > 0 && channels % groups == 0, "mmnorm: groups: expected a divisor of ", channels,
+              " channels, got ", groups);
+}
+
+}  // namespace mmnorm
