@@ -6,6 +6,8 @@ The loops for the CPU (mmnorm/csrc) are compiled against the PyTorch that is ins
 
 import runpy
 import sys
+from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -66,7 +68,23 @@ def compiled_loops() -> dict:
         optional=True,
     )
     # ninja's failures would not be.
-    return {'ext_modules': [extension], 'cmdclass': {'build_ext': BuildExtension.with_options(use_ninja=False)}}
+    class BuildInParallel(BuildExtension):
+        """Compiles a file on each core: most of a file's half minute goes into the headers of PyTorch."""
+
+        def __init__(self, *args, **kwargs) -> None:
+            super().__init__(*args, **{**kwargs, 'use_ninja': False})
+
+        def build_extensions(self) -> None:
+            def compile_all(compile_one, sources, *args, **kwargs):
+                with ThreadPool() as pool:
+                    lists = pool.map(lambda source: compile_one([source], *args, **kwargs), sources)
+                return [name for names in lists for name in names]
+
+            original = self.compiler.compile
+            self.compiler.compile = partial(compile_all, original)
+            super().build_extensions()
+
+    return {'ext_modules': [extension], 'cmdclass': {'build_ext': BuildInParallel}}
 
 
 setup(

@@ -124,7 +124,7 @@ def exemplar_ratios(layer: nn.Module, x: Tensor, batch: Sequence[Tensor] | None 
         if layer.conv:
             z = (z.unflatten(2, layer.conv_weight.shape) * layer.conv_weight.to(x.dtype)).sum(3)
         features = (z @ z.transpose(1, 2)).flatten(1)
-    hidden = ACTIVATIONS[layer.activation](F.linear(features, fc1_weight, fc1_bias))
+    hidden = ACTIVATIONS[layer.ratio_activation](F.linear(features, fc1_weight, fc1_bias))
     return F.linear(hidden, fc2_weight, fc2_bias).softmax(1)
 
 

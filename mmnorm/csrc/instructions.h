@@ -9,15 +9,18 @@
 // MMNORM_BYTES is the length of a register. Vectors are passed between inlined functions only.
 #pragma GCC diagnostic ignored "-Wpsabi"
 
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define MMNORM_X86
+#include <immintrin.h>
+#endif
+
 #define MMNORM_CPU cpu_default
 #define MMNORM_BYTES 16
 #include MMNORM_KERNELS
 #undef MMNORM_BYTES
 #undef MMNORM_CPU
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define MMNORM_X86
-
+#ifdef MMNORM_X86
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,prfchw")
 #define MMNORM_CPU cpu_avx2

@@ -26,7 +26,9 @@ PYBIND11_MODULE(_C, module) {
   module.def("instructions", &instructions);
   module.def("moments", &moments, release());
   module.def("affine", &affine, release());
+  module.def("affine_add", &affine_add, release());
   module.def("plane_sums", &plane_sums, release());
+  module.def("plane_sums_add", &plane_sums_add, release());
   module.def("input_gradient", &input_gradient, release());
   module.def("moments_node", &moments_node);
   module.def("affine_node", &affine_node);

@@ -1,7 +1,9 @@
 #include "nodes.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
 
+#include <algorithm>
 #include <tuple>
 #include <utility>
 
@@ -14,6 +16,8 @@ namespace {
 
 namespace py = pybind11;
 
+constexpr auto kSlope = "negative_slope";
+
 at::Tensor as_laid_out(const at::Tensor& dy, const at::Tensor& x) {
   const at::Tensor dense = dy.contiguous(x.is_contiguous() ? at::MemoryFormat::Contiguous
                                          : x.dim() == 4    ? at::MemoryFormat::ChannelsLast
@@ -23,18 +27,28 @@ at::Tensor as_laid_out(const at::Tensor& dy, const at::Tensor& x) {
 
 // What the affine form sends to the mean, -scale * total: in double, as the mean is.
 at::Tensor mean_gradient(const at::Tensor& scale, const at::Tensor& total) {
-  return at::mul(scale, total).neg_().to(at::kDouble);
+  const at::Tensor factors = scale.to(at::kDouble).contiguous(), result = at::empty(total.sizes(), factors.options());
+  double* out = result.data_ptr<double>();
+  AT_DISPATCH_FLOATING_TYPES(total.scalar_type(), "mmnorm::mean_gradient", [&] {
+    const scalar_t* sums = total.const_data_ptr<scalar_t>();
+    std::transform(sums, sums + total.numel(), factors.const_data_ptr<double>(), out,
+                   [](scalar_t sum, double factor) { return -factor * static_cast<double>(sum); });
+  });
+  return result;
 }
 
 struct MomentsNode : torch::autograd::Function<MomentsNode> {
-  static variable_list forward(AutogradContext* context, const at::Tensor& x, c10::intrusive_ptr<Again> again) {
+  static variable_list forward(AutogradContext* context, const at::Tensor& x, double negative_slope,
+                               c10::intrusive_ptr<Again> again) {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     const auto [mean, var] = moments(x);
     context->set_materialize_grads(false);
     context->save_for_backward({x, mean});
+    context->saved_data[kSlope] = negative_slope;
     keep(context, std::move(again));
-    // Without memory of their own.
-    return {mean, var, at::empty({1}, x.options()).expand(x.sizes()), at::empty({1}, var.options()).expand(var.sizes())};
+    // Stand-ins, without memory of their own.
+    const at::Tensor number = at::empty({1}, var.options()).expand(var.sizes());
+    return {mean, var, at::empty({1}, x.options()).expand(x.sizes()), number, number.alias()};
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
@@ -43,12 +57,12 @@ struct MomentsNode : torch::autograd::Function<MomentsNode> {
     check_numbers(mean, "mean", at::kDouble, x.sizes().slice(0, 2));
     if (at::GradMode::is_enabled()) {
       variable_list found = kept(context).again(*context, {x}, {gradients[0], gradients[1]});
-      found.resize(2);
+      found.resize(3);
       return found;
     }
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    // Of the mean, the variance, and through the stand-ins: dx = scale * dy + 2 / L * dvar * (x - mean) + dmean / L
+    // Of the mean, the variance, and through the stand-ins: dx = scale * g + 2 / L * dvar * (x - mean) + dmean / L
     const auto positions = static_cast<double>(x.numel() / mean.numel());
     const auto factor_of = [&](const at::Tensor& gradient, double factor) {
       return gradient.defined() ? at::mul(gradient, factor) : at::zeros_like(mean);
@@ -56,51 +70,113 @@ struct MomentsNode : torch::autograd::Function<MomentsNode> {
     const at::Tensor offset = factor_of(gradients[0], 1 / positions), slope = factor_of(gradients[1], 2 / positions);
     const at::Tensor scale = gradients[3].defined() ? gradients[3] : at::zeros_like(mean);
     const at::Tensor dy = gradients[2].defined() ? as_laid_out(gradients[2], x) : at::zeros_like(x);
-    return {input_gradient(dy, x, mean, scale, slope, offset), at::Tensor()};
+    const double negative_slope = gradients[4].defined() ? context->saved_data[kSlope].toDouble() : kNoActivation;
+    const at::Tensor shift = gradients[4].defined() ? gradients[4] : scale;
+    return {input_gradient(dy, x, mean, scale, shift, slope, offset, negative_slope), at::Tensor(), at::Tensor()};
   }
 };
 
 struct AffineNode : torch::autograd::Function<AffineNode> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& mean,
                             const at::Tensor& scale, const at::Tensor& shift, const at::Tensor& dy_stand_in,
-                            const at::Tensor& scale_stand_in, c10::intrusive_ptr<Again> again) {
+                            const at::Tensor& scale_stand_in, const at::Tensor& shift_stand_in, double negative_slope,
+                            c10::intrusive_ptr<Again> again) {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     context->save_for_backward({x, mean, scale, shift});
+    context->saved_data[kSlope] = negative_slope;
     keep(context, std::move(again));
-    return affine(x, mean, scale, shift);
+    return affine(x, mean, scale, shift, negative_slope);
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const variable_list saved = context->get_saved_variables();
-    const at::Tensor &x = checked_input(saved[0]), &mean = saved[1], &scale = saved[2];
+    const at::Tensor &x = checked_input(saved[0]), &mean = saved[1], &scale = saved[2], &shift = saved[3];
+    const double negative_slope = context->saved_data[kSlope].toDouble();
     check_floating(scale, "scale", x.sizes().slice(0, 2));
     if (at::GradMode::is_enabled()) {
       variable_list found = kept(context).again(*context, saved, gradients);
-      found.resize(7);
+      found.resize(9);
       return found;
     }
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     const at::Tensor dy = as_laid_out(gradients[0], x);
-    const auto [total, product_total] = plane_sums(dy, x, mean);
-    return {at::Tensor(), mean_gradient(scale, total), product_total, total, dy, scale, at::Tensor()};
+    const auto [total, product_total] = plane_sums(dy, x, mean, scale, shift, negative_slope);
+    return {at::Tensor(), mean_gradient(scale, total), product_total, total, dy, scale,
+            negative_slope == kNoActivation ? at::Tensor() : shift, at::Tensor(), at::Tensor()};
+  }
+};
+
+struct AffineAddNode : torch::autograd::Function<AffineAddNode> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& mean,
+                            const at::Tensor& scale, const at::Tensor& shift, const at::Tensor& other,
+                            const at::Tensor& dy_stand_in, const at::Tensor& scale_stand_in, double negative_slope,
+                            bool is_recorded, c10::intrusive_ptr<Again> again) {
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    const bool with_bits = is_recorded && negative_slope != kNoActivation;
+    const auto [y, bits] = affine_add(x, mean, scale, shift, other, negative_slope, with_bits);
+    context->save_for_backward(with_bits ? variable_list{x, mean, scale, shift, bits}
+                                         : variable_list{x, mean, scale, shift});
+    context->saved_data[kSlope] = negative_slope;
+    keep(context, std::move(again));
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    variable_list saved = context->get_saved_variables();
+    const at::Tensor &x = checked_input(saved[0]), &mean = saved[1], &scale = saved[2], &shift = saved[3];
+    const double negative_slope = context->saved_data[kSlope].toDouble();
+    const bool with_bits = negative_slope != kNoActivation;
+    check_floating(scale, "scale", x.sizes().slice(0, 2));
+    at::Tensor dz = gradients[0];
+    if (at::GradMode::is_enabled()) {
+      if (with_bits) {
+        dz = dz * slopes_of(saved[4], x, negative_slope);
+        saved.pop_back();
+      }
+      variable_list found = kept(context).again(*context, saved, {dz});
+      found.push_back(dz);
+      found.resize(10);
+      return found;
+    }
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    dz = as_laid_out(dz, x);
+    at::Tensor total, product_total;
+    if (with_bits) {
+      std::tie(total, product_total, dz) = plane_sums_add(dz, x, mean, saved[4], negative_slope);
+    } else {
+      std::tie(total, product_total) = plane_sums(dz, x, mean, scale, shift, negative_slope);
+    }
+    return {at::Tensor(), mean_gradient(scale, total), product_total, total, dz, dz, scale, at::Tensor(), at::Tensor(),
+            at::Tensor()};
   }
 };
 
 }  // namespace
 
-std::vector<at::Tensor> moments_node(const at::Tensor& x, py::function again) {
+std::vector<at::Tensor> moments_node(const at::Tensor& x, double negative_slope, py::function again) {
   auto kept = c10::make_intrusive<Again>(std::move(again));
   const py::gil_scoped_release no_gil;
-  return MomentsNode::apply(x, std::move(kept));
+  return MomentsNode::apply(x, negative_slope, std::move(kept));
 }
 
 at::Tensor affine_node(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& scale, const at::Tensor& shift,
-                       const at::Tensor& dy_stand_in, const at::Tensor& scale_stand_in, py::function again) {
+                       const OptionalTensor& other, const std::vector<at::Tensor>& stand_ins, double negative_slope,
+                       py::function again) {
+  TORCH_CHECK(stand_ins.size() == 3, "mmnorm: stand_ins: expected the three of moments_node, got ", stand_ins.size());
   auto kept = c10::make_intrusive<Again>(std::move(again));
   const py::gil_scoped_release no_gil;
-  return AffineNode::apply(x, mean, scale, shift, dy_stand_in, scale_stand_in, std::move(kept));
+  if (!other.has_value()) {
+    return AffineNode::apply(x, mean, scale, shift, stand_ins[0], stand_ins[1], stand_ins[2], negative_slope,
+                             std::move(kept));
+  }
+  const bool is_recorded = at::GradMode::is_enabled() && (x.requires_grad() || scale.requires_grad() ||
+                                                          shift.requires_grad() || other->requires_grad());
+  return AffineAddNode::apply(x, mean, scale, shift, *other, stand_ins[0], stand_ins[1], negative_slope, is_recorded,
+                              std::move(kept));
 }
 
 }  // namespace mmnorm

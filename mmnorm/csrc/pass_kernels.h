@@ -88,19 +88,148 @@ inline double total(const V& v) {
   return sum;
 }
 
+// What follows the affine form, and its gradient; below 0, relu and leaky_relu have a slope.
+
+struct Identity {
+  template <typename V>
+  V operator()(V v) const {
+    return v;
+  }
+  template <typename V>
+  V gradient(V, V g) const {
+    return g;
+  }
+};
+
+template <typename A>
+struct LeakyRelu {
+  A slope;
+
+  Vector<A> operator()(Vector<A> v) const { return gradient(v, v); }
+  A operator()(A v) const { return gradient(v, v); }
+  Vector<A> gradient(Vector<A> v, Vector<A> g) const { return v <= 0 ? below(g) : g; }
+  A gradient(A v, A g) const { return v <= 0 ? below(g) : g; }
+
+  // Without a product where that would be NaN.
+  Vector<A> below(Vector<A> g) const { return slope == 0 ? Vector<A>{} : g * slope; }
+  A below(A g) const { return slope == 0 ? A(0) : g * slope; }
+};
+
+template <typename A, typename F>
+inline void with_activation(A negative_slope, const F& f) {
+  if (negative_slope == 1) {
+    f(Identity{});
+  } else {
+    f(LeakyRelu<A>{negative_slope});
+  }
+}
+
+// One bit a value, of rows of `size` values: whether it is not above 0. The bits of a vector are a word, and what is left
+// after the full vectors is in bytes.
+
+template <typename A>
+using Word = std::conditional_t<(Lanes<A>::size > 8), uint16_t, uint8_t>;
+
+template <typename A>
+int64_t bit_bytes(int64_t size) {
+  const int64_t full = size / Lanes<A>::size, rest = size % Lanes<A>::size;
+  return full * static_cast<int64_t>(sizeof(Word<A>)) + (rest + 7) / 8;
+}
+
+inline int signs(const Vector<float>& v) {
+#if !defined(MMNORM_X86)
+  int bits = 0;
+  for (int64_t lane = 0; lane < Lanes<float>::size; ++lane) {
+    bits |= (v[lane] < 0) << lane;
+  }
+  return bits;
+#elif MMNORM_BYTES == 64
+  return _mm512_movepi32_mask((__m512i)v);
+#elif MMNORM_BYTES == 32
+  return _mm256_movemask_ps((__m256)v);
+#else
+  return _mm_movemask_ps((__m128)v);
+#endif
+}
+
+inline int signs(const Vector<double>& v) {
+#if !defined(MMNORM_X86)
+  int bits = 0;
+  for (int64_t lane = 0; lane < Lanes<double>::size; ++lane) {
+    bits |= (v[lane] < 0) << lane;
+  }
+  return bits;
+#elif MMNORM_BYTES == 64
+  return _mm512_movepi64_mask((__m512i)v);
+#elif MMNORM_BYTES == 32
+  return _mm256_movemask_pd((__m256d)v);
+#else
+  return _mm_movemask_pd((__m128d)v);
+#endif
+}
+
+template <typename A>
+inline void write_bits(uint8_t* row, int64_t i, const Vector<A>& v) {
+  const Vector<A> below = v <= 0 ? Vector<A>{} - 1 : Vector<A>{};
+  const auto word = static_cast<Word<A>>(signs(below));
+  std::memcpy(row + i / Lanes<A>::size * sizeof(word), &word, sizeof(word));
+}
+
+template <typename A>
+inline uint8_t* byte_of(uint8_t* row, int64_t i) {
+  return row + i / Lanes<A>::size * sizeof(Word<A>) + i % Lanes<A>::size / 8;
+}
+
+template <typename A>
+inline void write_bit(uint8_t* row, int64_t i, A v) {
+  uint8_t* byte = byte_of<A>(row, i);
+  const int64_t bit = i % Lanes<A>::size % 8;
+  *byte = static_cast<uint8_t>((bit ? *byte : 0) | (v <= 0) << bit);
+}
+
+// The gradient g, or what is below where the bit is set.
+template <typename A>
+inline Vector<A> masked(const uint8_t* row, int64_t i, const Vector<A>& g, const LeakyRelu<A>& activation) {
+  using Ints = decltype(g < g);
+  Word<A> word;
+  std::memcpy(&word, row + i / Lanes<A>::size * sizeof(word), sizeof(word));
+  Ints bits = {};
+  for (int64_t lane = 0; lane < Lanes<A>::size; ++lane) {
+    bits[lane] = 1 << lane;
+  }
+  return ((bits & word) != 0) ? activation.below(g) : g;
+}
+
+template <typename A>
+inline A masked(const uint8_t* row, int64_t i, A g, const LeakyRelu<A>& activation) {
+  const uint8_t byte = *byte_of<A>(const_cast<uint8_t*>(row), i);
+  return byte >> (i % Lanes<A>::size % 8) & 1 ? activation.below(g) : g;
+}
+
+template <typename T, typename A>
+void read_slopes(const uint8_t* row, A negative_slope, T* slopes, int64_t size) {
+  for (int64_t i = 0; i < size; ++i) {
+    slopes[i] = static_cast<T>(masked<A>(row, i, A(1), LeakyRelu<A>{negative_slope}));
+  }
+}
+
 // Values that are summed in the accumulation type before they are added to a double.
 constexpr int64_t kRun = 4096;
+// Sums that are under way at the same time: an addition takes four cycles.
+constexpr int kParts = 4;
 
-// Calls step(i) for every full vector of a plane and tail(i) for every value after those; flush() now and then.
+// Calls step(i, part) for every full vector of a plane and tail(i) for every value after those; flush() now and then.
 template <typename A, typename Step, typename Tail, typename Flush>
 inline void walk(int64_t length, const Step& step, const Tail& tail, const Flush& flush) {
   constexpr int64_t lanes = Lanes<A>::size;
   int64_t i = 0;
   while (i + lanes <= length) {
     const int64_t end = std::min(length, i + kRun);
-    for (; i + 2 * lanes <= end; i += 2 * lanes) {
+    for (; i + kParts * lanes <= end; i += kParts * lanes) {
       step(i, 0);
       step(i + lanes, 1);
+      step(i + 2 * lanes, 2);
+      step(i + 3 * lanes, 3);
     }
     for (; i + lanes <= end; i += lanes) {
       step(i, 0);
@@ -111,6 +240,17 @@ inline void walk(int64_t length, const Step& step, const Tail& tail, const Flush
     tail(i);
   }
 }
+
+template <typename A>
+struct Sums {
+  Vector<A> parts[kParts] = {};
+  double sum = 0;
+
+  void flush() {
+    sum += total((parts[0] + parts[1]) + (parts[2] + parts[3]));
+    std::fill_n(parts, kParts, Vector<A>{});
+  }
+};
 
 // Contiguous: planes [begin, end) of `length` values each.
 
@@ -123,29 +263,27 @@ void plane_moments(const T* x, double* mean, A* var, int64_t length, int64_t beg
     double center = static_cast<double>(static_cast<A>(row[0]));
     for (int attempt = 0;; ++attempt) {
       const A c = static_cast<A>(center);
-      double sum = 0, square = 0;
-      Vector<A> sums[2] = {}, squares[2] = {};
+      Sums<A> sums, squares;
       walk<A>(
           length,
           [&](int64_t i, int part) {
             Vector<A> v;
             read_stream(row + i, v);
             v -= c;
-            sums[part] += v;
-            squares[part] += v * v;
+            sums.parts[part] += v;
+            squares.parts[part] += v * v;
           },
           [&](int64_t i) {
             const A v = static_cast<A>(row[i]) - c;
-            sum += static_cast<double>(v);
-            square += static_cast<double>(v) * static_cast<double>(v);
+            sums.sum += static_cast<double>(v);
+            squares.sum += static_cast<double>(v) * static_cast<double>(v);
           },
           [&] {
-            sum += total(sums[0] + sums[1]);
-            square += total(squares[0] + squares[1]);
-            sums[0] = sums[1] = squares[0] = squares[1] = Vector<A>{};
+            sums.flush();
+            squares.flush();
           });
-      const double deviation = sum / length;
-      const double variance = square / length - deviation * deviation;
+      const double deviation = sums.sum / length;
+      const double variance = squares.sum / length - deviation * deviation;
       mean[plane] = static_cast<double>(c) + deviation;
       var[plane] = static_cast<A>(variance < 0 ? 0 : variance);  // NaN stays NaN
       if (attempt == 1 || !(deviation * deviation > kFar * variance)) {
@@ -157,77 +295,166 @@ void plane_moments(const T* x, double* mean, A* var, int64_t length, int64_t beg
 }
 
 template <typename T, typename A>
-void plane_affine(const T* x, const A* center, const A* scale, const A* shift, T* y, int64_t length, int64_t begin,
-                  int64_t end) {
-  for (int64_t plane = begin; plane < end; ++plane) {
-    const T* from = x + plane * length;
-    T* to = y + plane * length;
-    const A c = center[plane], s = scale[plane], t = shift[plane];
-    walk<A>(
-        length,
-        [&](int64_t i, int) {
-          Vector<A> v;
-          read_stream(from + i, v);
-          write_stream(to + i, (v - c) * s + t);
-        },
-        [&](int64_t i) { to[i] = static_cast<T>((static_cast<A>(from[i]) - c) * s + t); }, [] {});
-  }
+void plane_affine(const T* x, const A* center, const A* scale, const A* shift, A negative_slope, T* y,
+                  int64_t length, int64_t begin, int64_t end) {
+  with_activation(negative_slope, [&](const auto& activation) {
+    for (int64_t plane = begin; plane < end; ++plane) {
+      const T* from = x + plane * length;
+      T* to = y + plane * length;
+      const A c = center[plane], s = scale[plane], t = shift[plane];
+      walk<A>(
+          length,
+          [&](int64_t i, int) {
+            Vector<A> v;
+            read_stream(from + i, v);
+            write_stream(to + i, activation((v - c) * s + t));
+          },
+          [&](int64_t i) { to[i] = static_cast<T>(activation((static_cast<A>(from[i]) - c) * s + t)); }, [] {});
+    }
+  });
+}
+
+// With another tensor added before the activation. bits, one for each value of the sum, are written unless nullptr.
+template <typename T, typename A>
+void plane_affine_add(const T* x, const T* other, const A* center, const A* scale, const A* shift,
+                      A negative_slope, T* y, uint8_t* bits, int64_t length, int64_t begin, int64_t end) {
+  with_activation(negative_slope, [&](const auto& activation) {
+    const int64_t bytes = bit_bytes<A>(length);
+    for (int64_t plane = begin; plane < end; ++plane) {
+      const T* from = x + plane * length;
+      const T* second = other + plane * length;
+      T* to = y + plane * length;
+      const A c = center[plane], s = scale[plane], t = shift[plane];
+      const auto add = [&](uint8_t* row) {
+        walk<A>(
+            length,
+            [&](int64_t i, int) {
+              Vector<A> v, z;
+              read_stream(from + i, v);
+              read_stream(second + i, z);
+              v = (v - c) * s + t + z;
+              if (row) {
+                write_bits<A>(row, i, v);
+              }
+              write_stream(to + i, activation(v));
+            },
+            [&](int64_t i) {
+              const A v = (static_cast<A>(from[i]) - c) * s + t + static_cast<A>(second[i]);
+              if (row) {
+                write_bit<A>(row, i, v);
+              }
+              to[i] = static_cast<T>(activation(v));
+            },
+            [] {});
+      };
+      add(bits ? bits + plane * bytes : nullptr);
+    }
+  });
 }
 
 template <typename T, typename A>
-void plane_sums(const T* dy, const T* x, const A* center, A* total_dy, A* total_product, int64_t length, int64_t begin,
-                int64_t end) {
+void plane_sums(const T* dy, const T* x, const A* center, const A* scale, const A* shift, A negative_slope,
+                A* total_dy, A* total_product, int64_t length, int64_t begin, int64_t end) {
+  with_activation(negative_slope, [&](const auto& activation) {
+    for (int64_t plane = begin; plane < end; ++plane) {
+      const T* gradient = dy + plane * length;
+      const T* row = x + plane * length;
+      const A c = center[plane], s = scale[plane], t = shift[plane];
+      Sums<A> sums, products;
+      walk<A>(
+          length,
+          [&](int64_t i, int part) {
+            Vector<A> g, v;
+            read_stream(gradient + i, g);
+            read_stream(row + i, v);
+            v -= c;
+            g = activation.gradient(v * s + t, g);
+            sums.parts[part] += g;
+            products.parts[part] += g * v;
+          },
+          [&](int64_t i) {
+            const A v = static_cast<A>(row[i]) - c;
+            const A g = activation.gradient(v * s + t, static_cast<A>(gradient[i]));
+            sums.sum += static_cast<double>(g);
+            products.sum += static_cast<double>(g * v);
+          },
+          [&] {
+            sums.flush();
+            products.flush();
+          });
+      total_dy[plane] = static_cast<A>(sums.sum);
+      total_product[plane] = static_cast<A>(products.sum);
+    }
+  });
+}
+
+// The same where the activation's input is told by its bits; dz is the gradient there.
+template <typename T, typename A>
+void plane_sums_add(const T* dy, const T* x, const uint8_t* bits, const A* center, A negative_slope, T* dz,
+                    A* total_dy, A* total_product, int64_t length, int64_t begin, int64_t end) {
+  const LeakyRelu<A> activation{negative_slope};
+  const int64_t bytes = bit_bytes<A>(length);
   for (int64_t plane = begin; plane < end; ++plane) {
     const T* gradient = dy + plane * length;
     const T* row = x + plane * length;
+    const uint8_t* below = bits + plane * bytes;
+    T* to = dz + plane * length;
     const A c = center[plane];
-    double sum = 0, product = 0;
-    Vector<A> sums[2] = {}, products[2] = {};
+    Sums<A> sums, products;
     walk<A>(
         length,
         [&](int64_t i, int part) {
           Vector<A> g, v;
           read_stream(gradient + i, g);
           read_stream(row + i, v);
-          sums[part] += g;
-          products[part] += g * (v - c);
+          g = masked<A>(below, i, g, activation);
+          write_stream(to + i, g);
+          sums.parts[part] += g;
+          products.parts[part] += g * (v - c);
         },
         [&](int64_t i) {
-          const A g = static_cast<A>(gradient[i]);
-          sum += static_cast<double>(g);
-          product += static_cast<double>(g * (static_cast<A>(row[i]) - c));
+          const A g = masked<A>(below, i, static_cast<A>(gradient[i]), activation);
+          to[i] = static_cast<T>(g);
+          sums.sum += static_cast<double>(g);
+          products.sum += static_cast<double>(g * (static_cast<A>(row[i]) - c));
         },
         [&] {
-          sum += total(sums[0] + sums[1]);
-          product += total(products[0] + products[1]);
-          sums[0] = sums[1] = products[0] = products[1] = Vector<A>{};
+          sums.flush();
+          products.flush();
         });
-    total_dy[plane] = static_cast<A>(sum);
-    total_product[plane] = static_cast<A>(product);
+    total_dy[plane] = static_cast<A>(sums.sum);
+    total_product[plane] = static_cast<A>(products.sum);
   }
 }
 
 template <typename T, typename A>
-void plane_gradient(const T* dy, const T* x, const A* center, const A* scale, const A* slope, const A* offset, T* dx,
-                    int64_t length, int64_t begin, int64_t end) {
-  for (int64_t plane = begin; plane < end; ++plane) {
-    const T* gradient = dy + plane * length;
-    const T* from = x + plane * length;
-    T* to = dx + plane * length;
-    const A c = center[plane], s = scale[plane], k = slope[plane], o = offset[plane];
-    walk<A>(
-        length,
-        [&](int64_t i, int) {
-          Vector<A> g, v;
-          read_stream(gradient + i, g);
-          read_stream(from + i, v);
-          write_stream(to + i, g * s + (v - c) * k + o);
-        },
-        [&](int64_t i) {
-          to[i] = static_cast<T>(static_cast<A>(gradient[i]) * s + (static_cast<A>(from[i]) - c) * k + o);
-        },
-        [] {});
-  }
+void plane_gradient(const T* dy, const T* x, const A* center, const A* scale, const A* shift,
+                    A negative_slope, const A* slope, const A* offset, T* dx, int64_t length, int64_t begin,
+                    int64_t end) {
+  with_activation(negative_slope, [&](const auto& activation) {
+    for (int64_t plane = begin; plane < end; ++plane) {
+      const T* gradient = dy + plane * length;
+      const T* from = x + plane * length;
+      T* to = dx + plane * length;
+      const A c = center[plane], s = scale[plane], t = shift[plane], k = slope[plane], o = offset[plane];
+      walk<A>(
+          length,
+          [&](int64_t i, int) {
+            Vector<A> g, v;
+            read_stream(gradient + i, g);
+            read_stream(from + i, v);
+            v -= c;
+            g = activation.gradient(v * s + t, g);
+            write_stream(to + i, g * s + v * k + o);
+          },
+          [&](int64_t i) {
+            const A v = static_cast<A>(from[i]) - c;
+            const A g = activation.gradient(v * s + t, static_cast<A>(gradient[i]));
+            to[i] = static_cast<T>(g * s + v * k + o);
+          },
+          [] {});
+    }
+  });
 }
 
 // channels_last: rows [begin, end) of `channels` values each, all of one sample, a value of each plane in each row.
@@ -331,70 +558,148 @@ void row_moments(const T* x, const A* center, double* sum, double* square, int64
 }
 
 template <typename T, typename A>
-void row_affine(const T* x, const A* center, const A* scale, const A* shift, T* y, int64_t channels, int64_t begin,
-                int64_t end) {
-  for (int64_t row = begin; row < end; ++row) {
-    const T* from = x + row * channels;
-    T* to = y + row * channels;
-    along_channels<A>(
-        channels,
-        [&](int64_t i) {
-          Vector<A> v, c, s, t;
-          read_stream(from + i, v);
-          read(center + i, c);
-          read(scale + i, s);
-          read(shift + i, t);
-          write_stream(to + i, (v - c) * s + t);
-        },
-        [&](int64_t i) { to[i] = static_cast<T>((static_cast<A>(from[i]) - center[i]) * scale[i] + shift[i]); });
-  }
+void row_affine(const T* x, const A* center, const A* scale, const A* shift, A negative_slope, T* y,
+                int64_t channels, int64_t begin, int64_t end) {
+  with_activation(negative_slope, [&](const auto& activation) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T* from = x + row * channels;
+      T* to = y + row * channels;
+      along_channels<A>(
+          channels,
+          [&](int64_t i) {
+            Vector<A> v, c, s, t;
+            read_stream(from + i, v);
+            read(center + i, c);
+            read(scale + i, s);
+            read(shift + i, t);
+            write_stream(to + i, activation((v - c) * s + t));
+          },
+          [&](int64_t i) {
+            to[i] = static_cast<T>(activation((static_cast<A>(from[i]) - center[i]) * scale[i] + shift[i]));
+          });
+    }
+  });
 }
 
 template <typename T, typename A>
-void row_sums(const T* dy, const T* x, const A* center, double* sum, double* product, int64_t channels, int64_t begin,
-              int64_t end) {
-  const int64_t ahead = rows_ahead<T>(channels);
+void row_affine_add(const T* x, const T* other, const A* center, const A* scale, const A* shift,
+                    A negative_slope, T* y, uint8_t* bits, int64_t channels, int64_t begin, int64_t end) {
+  with_activation(negative_slope, [&](const auto& activation) {
+    const int64_t bytes = bit_bytes<A>(channels);
+    for (int64_t row = begin; row < end; ++row) {
+      const T* from = x + row * channels;
+      const T* second = other + row * channels;
+      T* to = y + row * channels;
+      uint8_t* below = bits ? bits + row * bytes : nullptr;
+      along_channels<A>(
+          channels,
+          [&](int64_t i) {
+            Vector<A> v, z, c, s, t;
+            read_stream(from + i, v);
+            read_stream(second + i, z);
+            read(center + i, c);
+            read(scale + i, s);
+            read(shift + i, t);
+            v = (v - c) * s + t + z;
+            if (below) {
+              write_bits<A>(below, i, v);
+            }
+            write_stream(to + i, activation(v));
+          },
+          [&](int64_t i) {
+            const A v = (static_cast<A>(from[i]) - center[i]) * scale[i] + shift[i] + static_cast<A>(second[i]);
+            if (below) {
+              write_bit<A>(below, i, v);
+            }
+            to[i] = static_cast<T>(activation(v));
+          });
+    }
+  });
+}
+
+template <typename T, typename A>
+void row_sums(const T* dy, const T* x, const A* center, const A* scale, const A* shift, A negative_slope,
+              double* sum, double* product, int64_t channels, int64_t begin, int64_t end) {
+  with_activation(negative_slope, [&](const auto& activation) {
+    const int64_t ahead = rows_ahead<T>(channels);
+    sum_rows<A>(
+        sum, product, channels, begin, end,
+        [&](int64_t row, int64_t i, Vector<A>& total, Vector<A>& products) {
+          Vector<A> g, v, c, s, t;
+          read_stream(dy + row * channels + i, g, ahead);
+          read_stream(x + row * channels + i, v, ahead);
+          read(center + i, c);
+          read(scale + i, s);
+          read(shift + i, t);
+          v -= c;
+          g = activation.gradient(v * s + t, g);
+          total += g;
+          products += g * v;
+        },
+        [&](int64_t row, int64_t i, A& total, A& products) {
+          const A v = static_cast<A>(x[row * channels + i]) - center[i];
+          const A g = activation.gradient(v * scale[i] + shift[i], static_cast<A>(dy[row * channels + i]));
+          total += g;
+          products += g * v;
+        });
+  });
+}
+
+template <typename T, typename A>
+void row_sums_add(const T* dy, const T* x, const uint8_t* bits, const A* center, A negative_slope, T* dz,
+                  double* sum, double* product, int64_t channels, int64_t begin, int64_t end) {
+  const LeakyRelu<A> activation{negative_slope};
+  const int64_t ahead = rows_ahead<T>(channels), bytes = bit_bytes<A>(channels);
   sum_rows<A>(
       sum, product, channels, begin, end,
-      [&](int64_t row, int64_t i, Vector<A>& s, Vector<A>& p) {
+      [&](int64_t row, int64_t i, Vector<A>& total, Vector<A>& products) {
         Vector<A> g, v, c;
         read_stream(dy + row * channels + i, g, ahead);
         read_stream(x + row * channels + i, v, ahead);
         read(center + i, c);
-        s += g;
-        p += g * (v - c);
+        g = masked<A>(bits + row * bytes, i, g, activation);
+        write_stream(dz + row * channels + i, g);
+        total += g;
+        products += g * (v - c);
       },
-      [&](int64_t row, int64_t i, A& s, A& p) {
-        const A g = static_cast<A>(dy[row * channels + i]);
-        s += g;
-        p += g * (static_cast<A>(x[row * channels + i]) - center[i]);
+      [&](int64_t row, int64_t i, A& total, A& products) {
+        const A g = masked<A>(bits + row * bytes, i, static_cast<A>(dy[row * channels + i]), activation);
+        dz[row * channels + i] = static_cast<T>(g);
+        total += g;
+        products += g * (static_cast<A>(x[row * channels + i]) - center[i]);
       });
 }
 
 template <typename T, typename A>
-void row_gradient(const T* dy, const T* x, const A* center, const A* scale, const A* slope, const A* offset, T* dx,
-                  int64_t channels, int64_t begin, int64_t end) {
-  for (int64_t row = begin; row < end; ++row) {
-    const T* gradient = dy + row * channels;
-    const T* from = x + row * channels;
-    T* to = dx + row * channels;
-    along_channels<A>(
-        channels,
-        [&](int64_t i) {
-          Vector<A> g, v, c, s, k, o;
-          read_stream(gradient + i, g);
-          read_stream(from + i, v);
-          read(center + i, c);
-          read(scale + i, s);
-          read(slope + i, k);
-          read(offset + i, o);
-          write_stream(to + i, g * s + (v - c) * k + o);
-        },
-        [&](int64_t i) {
-          to[i] = static_cast<T>(static_cast<A>(gradient[i]) * scale[i] +
-                                 (static_cast<A>(from[i]) - center[i]) * slope[i] + offset[i]);
-        });
-  }
+void row_gradient(const T* dy, const T* x, const A* center, const A* scale, const A* shift, A negative_slope,
+                  const A* slope, const A* offset, T* dx, int64_t channels, int64_t begin, int64_t end) {
+  with_activation(negative_slope, [&](const auto& activation) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T* gradient = dy + row * channels;
+      const T* from = x + row * channels;
+      T* to = dx + row * channels;
+      along_channels<A>(
+          channels,
+          [&](int64_t i) {
+            Vector<A> g, v, c, s, t, k, o;
+            read_stream(gradient + i, g);
+            read_stream(from + i, v);
+            read(center + i, c);
+            read(scale + i, s);
+            read(shift + i, t);
+            read(slope + i, k);
+            read(offset + i, o);
+            v -= c;
+            g = activation.gradient(v * s + t, g);
+            write_stream(to + i, g * s + v * k + o);
+          },
+          [&](int64_t i) {
+            const A v = static_cast<A>(from[i]) - center[i];
+            const A g = activation.gradient(v * scale[i] + shift[i], static_cast<A>(gradient[i]));
+            to[i] = static_cast<T>(g * scale[i] + v * slope[i] + offset[i]);
+          });
+    }
+  });
 }
 
 }  // namespace MMNORM_CPU

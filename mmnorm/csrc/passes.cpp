@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <optional>
+#include <type_traits>
 #include <vector>
 
 #include "checks.h"
@@ -47,6 +49,8 @@ struct Shape {
         contiguous(x.is_contiguous() && !(length == 1 && channels > 1)) {}
 
   int64_t planes() const { return samples * channels; }
+  // Neighbouring values: of a plane, or of the channels of a position.
+  int64_t rows() const { return contiguous ? planes() : samples * length; }
   // Pieces that the rows of a sample are summed in. Their number depends on the shape alone, for the results' sake.
   int64_t pieces() const {
     return std::min((length + 63) / 64, std::max<int64_t>(1, (64 + samples - 1) / samples));
@@ -65,11 +69,17 @@ void check_mean(const at::Tensor& mean, const Shape& shape) {
   check_numbers(mean, "mean", at::kDouble, {shape.samples, shape.channels});
 }
 
-// The gradient of the output, laid out as x is.
-void check_gradient(const at::Tensor& dy, const at::Tensor& x) {
-  MMNORM_EXPECT(is_dense_cpu(dy) && !dy.is_neg() && dy.scalar_type() == x.scalar_type() && dy.sizes() == x.sizes() &&
-                    (x.is_contiguous() ? dy.is_contiguous() : is_channels_last(dy)),
-                "dy", dy, "a tensor of the shape, type and memory format of x (", describe(x), ")");
+void check_affine(const at::Tensor& mean, const at::Tensor& scale, const at::Tensor& shift, const Shape& shape) {
+  check_mean(mean, shape);
+  check_planes(scale, "scale", shape);
+  check_planes(shift, "shift", shape);
+}
+
+// Another tensor of values, such as the gradient of the output.
+void check_laid_out(const at::Tensor& t, const char* name, const at::Tensor& x) {
+  MMNORM_EXPECT(is_dense_cpu(t) && !t.is_neg() && t.scalar_type() == x.scalar_type() && t.sizes() == x.sizes() &&
+                    (x.is_contiguous() ? t.is_contiguous() : is_channels_last(t)),
+                name, t, "a tensor of the shape, type and memory format of x (", describe(x), ")");
 }
 
 template <typename F>
@@ -119,6 +129,19 @@ double* gather(const at::Tensor& sums, int64_t n) {
     }
   }
   return into;
+}
+
+// The same, added up: f's two sums of each plane.
+template <typename A, typename F>
+void sum_pieces(const Shape& shape, A* first, A* second, const F& f) {
+  const at::Tensor sums = sum_pieces(shape, f);
+  for (int64_t n = 0; n < shape.samples; ++n) {
+    const double* sum = gather(sums, n);
+    for (int64_t i = 0; i < shape.channels; ++i) {
+      first[n * shape.channels + i] = static_cast<A>(sum[i]);
+      second[n * shape.channels + i] = static_cast<A>(sum[shape.channels + i]);
+    }
+  }
 }
 
 template <typename scalar_t, typename A>
@@ -171,23 +194,74 @@ at::ScalarType accumulation_type(const at::Tensor& x) {
   return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-// Numbers of planes as the loops read them.
+// Numbers of planes as the loops read them: the tensor's own, or converted.
 template <typename A>
-at::Tensor as(const at::Tensor& t) {
-  const auto dtype = c10::CppTypeToScalarType<A>::value;
-  return t.scalar_type() == dtype && t.is_contiguous() && !t.is_neg() ? t : t.to(dtype).contiguous().resolve_neg();
-}
-
-// The means, rounded, and for each plane a call with what is lost by that.
-template <typename A, typename F>
-std::vector<A> centers_of(const at::Tensor& mean, const F& with_rest) {
-  const double* m = mean.const_data_ptr<double>();
-  std::vector<A> centers(mean.numel());
-  for (int64_t plane = 0; plane < mean.numel(); ++plane) {
-    centers[plane] = static_cast<A>(m[plane]);
-    with_rest(plane, m[plane] - static_cast<double>(centers[plane]));
+class Numbers {
+ public:
+  explicit Numbers(const at::Tensor& t) : tensor_(t.is_contiguous() && !t.is_neg() ? t : t.contiguous().resolve_neg()) {
+    if (t.scalar_type() == c10::CppTypeToScalarType<A>::value) {
+      return;
+    }
+    // Without an operator, which takes longer than the loop.
+    if (t.scalar_type() == at::kDouble) {
+      const double* from = tensor_.const_data_ptr<double>();
+      converted_.assign(from, from + t.numel());
+    } else {
+      tensor_ = tensor_.to(c10::CppTypeToScalarType<A>::value);
+    }
   }
-  return centers;
+
+  const A* data() const { return converted_.empty() ? tensor_.const_data_ptr<A>() : converted_.data(); }
+
+ private:
+  at::Tensor tensor_;
+  std::vector<A> converted_;
+};
+
+// scale * (x - mean) + shift as the loops read it: the mean rounded, and what is lost by that made good in the shift.
+template <typename A>
+class Affine {
+ public:
+  explicit Affine(const at::Tensor& mean) : mean_(mean.const_data_ptr<double>()), centers_(mean.numel()) {
+    for (size_t plane = 0; plane < centers_.size(); ++plane) {
+      centers_[plane] = static_cast<A>(mean_[plane]);
+    }
+  }
+
+  Affine(const at::Tensor& mean, const at::Tensor& scale, const at::Tensor& shift) : Affine(mean) {
+    scales_.emplace(scale);
+    const Numbers<A> shifts(shift);
+    shifts_.assign(shifts.data(), shifts.data() + mean.numel());
+    const A* s = this->scale();
+    for (size_t plane = 0; plane < shifts_.size(); ++plane) {
+      shifts_[plane] -= static_cast<A>(s[plane] * rest(plane));
+    }
+  }
+
+  const A* center() const { return centers_.data(); }
+  const A* scale() const { return scales_->data(); }
+  const A* shift() const { return shifts_.data(); }
+
+  // Sums of g * (x - center) to those of g * (x - mean), given those of g.
+  void about_the_mean(const A* total, A* product) const {
+    for (size_t plane = 0; plane < centers_.size(); ++plane) {
+      product[plane] -= static_cast<A>(rest(plane)) * total[plane];
+    }
+  }
+
+ private:
+  double rest(size_t plane) const { return mean_[plane] - static_cast<double>(centers_[plane]); }
+
+  const double* mean_;
+  std::vector<A> centers_, shifts_;
+  std::optional<Numbers<A>> scales_;
+};
+
+// Bytes of the bits of a row: of a plane, or of the channels of a position.
+template <typename A>
+int64_t bytes_of(const Shape& shape) {
+  const int64_t size = shape.contiguous ? shape.length : shape.channels;
+  return MMNORM_CALL(bit_bytes<A>, size);
 }
 
 }  // namespace
@@ -222,102 +296,166 @@ std::tuple<at::Tensor, at::Tensor> moments(const at::Tensor& x) {
   return {mean, var};
 }
 
-at::Tensor affine(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& scale, const at::Tensor& shift) {
+at::Tensor affine(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& scale, const at::Tensor& shift,
+                  double negative_slope) {
   const Shape shape(x);
-  check_mean(mean, shape);
-  check_planes(scale, "scale", shape);
-  check_planes(shift, "shift", shape);
+  check_affine(mean, scale, shift, shape);
   at::Tensor y = at::empty_like(x);
   MMNORM_DISPATCH(x, "mmnorm::affine", {
+    const auto a = static_cast<A>(negative_slope);
     const scalar_t* data = x.const_data_ptr<scalar_t>();
     scalar_t* out = y.data_ptr<scalar_t>();
-    const at::Tensor slopes = as<A>(scale), constants = as<A>(shift).clone();
-    const A* s = slopes.const_data_ptr<A>();
-    const std::vector<A> centers = centers_of<A>(mean, [&, t = constants.data_ptr<A>()](int64_t plane, double rest) {
-      t[plane] -= static_cast<A>(s[plane] * rest);
-    });
-    const A *c = centers.data(), *t = constants.const_data_ptr<A>();
+    const Affine<A> form(mean, scale, shift);
+    const A *c = form.center(), *s = form.scale(), *t = form.shift();
     if (shape.contiguous) {
       for_planes(shape, [&](int64_t begin, int64_t end) {
-        MMNORM_CALL(plane_affine, data, c, s, t, out, shape.length, begin, end);
+        MMNORM_CALL(plane_affine, data, c, s, t, a, out, shape.length, begin, end);
       });
     } else {
       for_rows(shape, [&](int64_t n, int64_t begin, int64_t end) {
         const int64_t sample = n * shape.length * shape.channels, plane = n * shape.channels;
-        MMNORM_CALL(row_affine, data + sample, c + plane, s + plane, t + plane, out + sample, shape.channels, begin,
-                    end);
+        MMNORM_CALL(row_affine, data + sample, c + plane, s + plane, t + plane, a, out + sample,
+                    shape.channels, begin, end);
       });
     }
   });
   return y;
 }
 
-std::tuple<at::Tensor, at::Tensor> plane_sums(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& mean) {
+std::tuple<at::Tensor, at::Tensor> affine_add(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& scale,
+                                              const at::Tensor& shift, const at::Tensor& other, double negative_slope,
+                                              bool with_bits) {
   const Shape shape(x);
-  check_gradient(dy, x);
-  check_mean(mean, shape);
-  at::Tensor total = at::empty(mean.sizes(), x.options().dtype(accumulation_type(x))), product = at::empty_like(total);
-  MMNORM_DISPATCH(x, "mmnorm::plane_sums", {
-    const scalar_t *gradient = dy.const_data_ptr<scalar_t>(), *data = x.const_data_ptr<scalar_t>();
-    std::vector<A> rests(shape.planes());
-    const std::vector<A> centers =
-        centers_of<A>(mean, [&](int64_t plane, double rest) { rests[plane] = static_cast<A>(rest); });
-    const A* c = centers.data();
-    A *first = total.data_ptr<A>(), *second = product.data_ptr<A>();
+  check_affine(mean, scale, shift, shape);
+  check_laid_out(other, "other", x);
+  at::Tensor y = at::empty_like(x), bits;
+  MMNORM_DISPATCH(x, "mmnorm::affine_add", {
+    const auto a = static_cast<A>(negative_slope);
+    const scalar_t *data = x.const_data_ptr<scalar_t>(), *second = other.const_data_ptr<scalar_t>();
+    scalar_t* out = y.data_ptr<scalar_t>();
+    uint8_t* b = nullptr;
+    const int64_t bytes = bytes_of<A>(shape);
+    if (with_bits) {
+      bits = at::empty({shape.rows(), bytes}, at::kByte);
+      b = bits.data_ptr<uint8_t>();
+    }
+    const Affine<A> form(mean, scale, shift);
+    const A *c = form.center(), *s = form.scale(), *t = form.shift();
     if (shape.contiguous) {
       for_planes(shape, [&](int64_t begin, int64_t end) {
-        MMNORM_CALL(plane_sums, gradient, data, c, first, second, shape.length, begin, end);
-      });
-    } else {
-      const int64_t channels = shape.channels;
-      const at::Tensor sums =
-          sum_pieces(shape, [&](int64_t n, int64_t begin, int64_t end, double* sum, double* products) {
-            const int64_t sample = n * shape.length * channels;
-            MMNORM_CALL(row_sums, gradient + sample, data + sample, c + n * channels, sum, products, channels, begin,
-                        end);
-          });
-      for (int64_t n = 0; n < shape.samples; ++n) {
-        const double* sum = gather(sums, n);
-        for (int64_t i = 0; i < channels; ++i) {
-          first[n * channels + i] = static_cast<A>(sum[i]);
-          second[n * channels + i] = static_cast<A>(sum[channels + i]);
-        }
-      }
-    }
-    for (int64_t plane = 0; plane < shape.planes(); ++plane) {
-      second[plane] -= rests[plane] * first[plane];
-    }
-  });
-  return {total, product};
-}
-
-at::Tensor input_gradient(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& scale,
-                          const at::Tensor& slope, const at::Tensor& offset) {
-  const Shape shape(x);
-  check_gradient(dy, x);
-  check_mean(mean, shape);
-  check_planes(scale, "scale", shape);
-  check_planes(slope, "slope", shape);
-  check_planes(offset, "offset", shape);
-  at::Tensor dx = at::empty_like(x);
-  MMNORM_DISPATCH(x, "mmnorm::input_gradient", {
-    const scalar_t *gradient = dy.const_data_ptr<scalar_t>(), *data = x.const_data_ptr<scalar_t>();
-    scalar_t* out = dx.data_ptr<scalar_t>();
-    const at::Tensor factors = as<A>(scale), slopes = as<A>(slope), constants = as<A>(offset).clone();
-    const A *s = factors.const_data_ptr<A>(), *k = slopes.const_data_ptr<A>();
-    const std::vector<A> centers = centers_of<A>(mean, [&, o = constants.data_ptr<A>()](int64_t plane, double rest) {
-      o[plane] -= static_cast<A>(k[plane] * rest);
-    });
-    const A *c = centers.data(), *o = constants.const_data_ptr<A>();
-    if (shape.contiguous) {
-      for_planes(shape, [&](int64_t begin, int64_t end) {
-        MMNORM_CALL(plane_gradient, gradient, data, c, s, k, o, out, shape.length, begin, end);
+        MMNORM_CALL(plane_affine_add, data, second, c, s, t, a, out, b, shape.length, begin, end);
       });
     } else {
       for_rows(shape, [&](int64_t n, int64_t begin, int64_t end) {
         const int64_t sample = n * shape.length * shape.channels, plane = n * shape.channels;
-        MMNORM_CALL(row_gradient, gradient + sample, data + sample, c + plane, s + plane, k + plane, o + plane,
-                    out + sample, shape.channels, begin, end);
+        MMNORM_CALL(row_affine_add, data + sample, second + sample, c + plane, s + plane, t + plane, a,
+                    out + sample, b ? b + n * shape.length * bytes : nullptr, shape.channels, begin, end);
+      });
+    }
+  });
+  return {y, bits};
+}
+
+std::tuple<at::Tensor, at::Tensor> plane_sums(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& mean,
+                                              const at::Tensor& scale, const at::Tensor& shift, double negative_slope) {
+  const Shape shape(x);
+  check_laid_out(dy, "dy", x);
+  check_affine(mean, scale, shift, shape);
+  at::Tensor total = at::empty(mean.sizes(), x.options().dtype(accumulation_type(x))), product = at::empty_like(total);
+  MMNORM_DISPATCH(x, "mmnorm::plane_sums", {
+    const auto a = static_cast<A>(negative_slope);
+    const scalar_t *gradient = dy.const_data_ptr<scalar_t>(), *data = x.const_data_ptr<scalar_t>();
+    const Affine<A> form(mean, scale, shift);
+    const A *c = form.center(), *s = form.scale(), *t = form.shift();
+    A *first = total.data_ptr<A>(), *second = product.data_ptr<A>();
+    if (shape.contiguous) {
+      for_planes(shape, [&](int64_t begin, int64_t end) {
+        MMNORM_CALL(plane_sums, gradient, data, c, s, t, a, first, second, shape.length, begin, end);
+      });
+    } else {
+      sum_pieces(shape, first, second, [&](int64_t n, int64_t begin, int64_t end, double* sum, double* products) {
+        const int64_t sample = n * shape.length * shape.channels, plane = n * shape.channels;
+        MMNORM_CALL(row_sums, gradient + sample, data + sample, c + plane, s + plane, t + plane, a, sum,
+                    products, shape.channels, begin, end);
+      });
+    }
+    form.about_the_mean(first, second);
+  });
+  return {total, product};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> plane_sums_add(const at::Tensor& dy, const at::Tensor& x,
+                                                              const at::Tensor& mean, const at::Tensor& bits,
+                                                              double negative_slope) {
+  const Shape shape(x);
+  check_laid_out(dy, "dy", x);
+  check_mean(mean, shape);
+  at::Tensor total = at::empty(mean.sizes(), x.options().dtype(accumulation_type(x))), product = at::empty_like(total);
+  at::Tensor dz = at::empty_like(x);
+  MMNORM_DISPATCH(x, "mmnorm::plane_sums_add", {
+    const auto a = static_cast<A>(negative_slope);
+    const int64_t bytes = bytes_of<A>(shape);
+    check_numbers(bits, "bits", at::kByte, {shape.rows(), bytes});
+    const scalar_t *gradient = dy.const_data_ptr<scalar_t>(), *data = x.const_data_ptr<scalar_t>();
+    const uint8_t* b = bits.const_data_ptr<uint8_t>();
+    scalar_t* out = dz.data_ptr<scalar_t>();
+    const Affine<A> form(mean);
+    const A* c = form.center();
+    A *first = total.data_ptr<A>(), *second = product.data_ptr<A>();
+    if (shape.contiguous) {
+      for_planes(shape, [&](int64_t begin, int64_t end) {
+        MMNORM_CALL(plane_sums_add, gradient, data, b, c, a, out, first, second, shape.length, begin, end);
+      });
+    } else {
+      sum_pieces(shape, first, second, [&](int64_t n, int64_t begin, int64_t end, double* sum, double* products) {
+        const int64_t sample = n * shape.length * shape.channels;
+        MMNORM_CALL(row_sums_add, gradient + sample, data + sample, b + n * shape.length * bytes,
+                    c + n * shape.channels, a, out + sample, sum, products, shape.channels, begin, end);
+      });
+    }
+    form.about_the_mean(first, second);
+  });
+  return {total, product, dz};
+}
+
+at::Tensor slopes_of(const at::Tensor& bits, const at::Tensor& x, double negative_slope) {
+  const Shape shape(x);
+  at::Tensor slopes = at::empty_like(x);
+  MMNORM_DISPATCH(x, "mmnorm::slopes_of", {
+    const int64_t bytes = bytes_of<A>(shape), size = shape.contiguous ? shape.length : shape.channels;
+    check_numbers(bits, "bits", at::kByte, {shape.rows(), bytes});
+    for (int64_t row = 0; row < shape.rows(); ++row) {
+      MMNORM_CALL(read_slopes, bits.const_data_ptr<uint8_t>() + row * bytes, static_cast<A>(negative_slope),
+                  slopes.data_ptr<scalar_t>() + row * size, size);
+    }
+  });
+  return slopes;
+}
+
+at::Tensor input_gradient(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& scale,
+                          const at::Tensor& shift, const at::Tensor& slope, const at::Tensor& offset,
+                          double negative_slope) {
+  const Shape shape(x);
+  check_laid_out(dy, "dy", x);
+  check_affine(mean, scale, shift, shape);
+  check_planes(slope, "slope", shape);
+  check_planes(offset, "offset", shape);
+  at::Tensor dx = at::empty_like(x);
+  MMNORM_DISPATCH(x, "mmnorm::input_gradient", {
+    const auto a = static_cast<A>(negative_slope);
+    const scalar_t *gradient = dy.const_data_ptr<scalar_t>(), *data = x.const_data_ptr<scalar_t>();
+    scalar_t* out = dx.data_ptr<scalar_t>();
+    const Affine<A> form(mean, scale, shift), deviation(mean, slope, offset);
+    const A *c = form.center(), *s = form.scale(), *t = form.shift(), *k = deviation.scale(), *o = deviation.shift();
+    if (shape.contiguous) {
+      for_planes(shape, [&](int64_t begin, int64_t end) {
+        MMNORM_CALL(plane_gradient, gradient, data, c, s, t, a, k, o, out, shape.length, begin, end);
+      });
+    } else {
+      for_rows(shape, [&](int64_t n, int64_t begin, int64_t end) {
+        const int64_t sample = n * shape.length * shape.channels, plane = n * shape.channels;
+        MMNORM_CALL(row_gradient, gradient + sample, data + sample, c + plane, s + plane, t + plane, a,
+                    k + plane, o + plane, out + sample, shape.channels, begin, end);
       });
     }
   });

@@ -1,5 +1,5 @@
 // The four passes over the data on the CPU. Each tensor x is (N, C, *), contiguous or channels_last; tensors of planes
-// are (N, C). What they compute is described in mmnorm/ops/reference.py.
+// are (N, C). What they compute is described in mmnorm/ops/passes/reference.py.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -12,15 +12,34 @@ namespace mmnorm {
 // Mean of each plane, in double, and its biased variance, in the type that is computed in.
 std::tuple<at::Tensor, at::Tensor> moments(const at::Tensor& x);
 
-// scale * (x - mean) + shift, with mean in double; other types are converted.
-at::Tensor affine(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& scale, const at::Tensor& shift);
+// What an activation is here: its slope below 0; 1 is none, and 0 relu.
+constexpr double kNoActivation = 1;
 
-// Sums of dy and of dy * (x - mean).
-std::tuple<at::Tensor, at::Tensor> plane_sums(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& mean);
+// act(scale * (x - mean) + shift), with mean in double; other types are converted.
+at::Tensor affine(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& scale, const at::Tensor& shift,
+                  double negative_slope);
 
-// scale * dy + slope * (x - mean) + offset
+// act(scale * (x - mean) + shift + other), and where `with_bits` what plane_sums_add is to be given, else nothing.
+std::tuple<at::Tensor, at::Tensor> affine_add(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& scale,
+                                              const at::Tensor& shift, const at::Tensor& other, double negative_slope,
+                                              bool with_bits);
+
+// Sums of g and of g * (x - mean), with g the gradient of the activation's input; dy is that of its output.
+std::tuple<at::Tensor, at::Tensor> plane_sums(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& mean,
+                                              const at::Tensor& scale, const at::Tensor& shift, double negative_slope);
+
+// The same after affine_add, and g.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> plane_sums_add(const at::Tensor& dy, const at::Tensor& x,
+                                                              const at::Tensor& mean, const at::Tensor& bits,
+                                                              double negative_slope);
+
+// What the activation's gradient multiplies by, from those bits: negative_slope or 1, laid out as x.
+at::Tensor slopes_of(const at::Tensor& bits, const at::Tensor& x, double negative_slope);
+
+// scale * g + slope * (x - mean) + offset
 at::Tensor input_gradient(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& scale,
-                          const at::Tensor& slope, const at::Tensor& offset);
+                          const at::Tensor& shift, const at::Tensor& slope, const at::Tensor& offset,
+                          double negative_slope);
 
 // The vector instructions that are used: "avx512", "avx2" or "default".
 std::string instructions();

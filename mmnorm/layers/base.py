@@ -55,6 +55,8 @@ class LearnedNorm(SiblingLoader):
         num_features: Number of channels C.
         eps: Added to variances before the square root; 0 is taken as 1e-12.
         affine: Whether gamma and beta are learned; without, they are 1 and 0.
+        activation: What follows in the same pass: 'relu', 'leaky_relu', 'silu', 'gelu' or None.
+        negative_slope: That of 'leaky_relu'.
 
     Attributes:
         kind: The name under which the class is registered, e.g. 'SN'.
@@ -66,6 +68,7 @@ class LearnedNorm(SiblingLoader):
             ``importance_weights()``, ``importance_ratios(x)`` and ``predicted_affine(x)`` the class has.
         norm_eval: Stay in eval mode whatever :meth:`train` is asked for, so that BN keeps its running statistics. The
             parameters go on learning. Not part of the state dict.
+        activation: The argument; may be changed, after :attr:`negative_slope`. Neither is part of the state dict.
     """
 
     kind: ClassVar[str] = ''
@@ -75,7 +78,9 @@ class LearnedNorm(SiblingLoader):
     learns: ClassVar[str | None] = None
     # Whether it can compute what a norm without gamma and beta does only with ones of its own.
     needs_affine: ClassVar[bool] = False
+    _activation: ops.Activation | None = None
     norm_eval: bool = False
+    negative_slope: float = 0.01
     eps: float
     affine: bool
     # As register_affine makes them.
@@ -106,7 +111,14 @@ class LearnedNorm(SiblingLoader):
             cls.rank = rank
             add_layer(cls, rank)
 
-    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = True) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        activation: str | None = None,
+        negative_slope: float = 0.01,
+    ) -> None:
         super().__init__()
         self.num_features = check_positive_int('num_features', num_features)
         if isinstance(eps, bool) or not isinstance(eps, Real) or not 0 <= eps < math.inf:
@@ -114,10 +126,22 @@ class LearnedNorm(SiblingLoader):
         # Configs have eps=0 where BatchNorm is frozen. A plane of one value must not be divided by zero all the same.
         self.eps = float(eps) or _SMALLEST_EPS
         self.affine = affine
+        self.negative_slope = negative_slope
+        self.activation = activation
 
     def train(self, mode: bool = True) -> 'Self':
         """Set the mode, as nn.Module does; with :attr:`norm_eval` it is eval mode in any case."""
         return super().train(mode and not self.norm_eval)
+
+    @property
+    def activation(self) -> str | None:
+        return self._activation and self._activation.name
+
+    @activation.setter
+    def activation(self, name: str | None) -> None:
+        if name is not None and name not in ops.ACTIVATIONS:
+            raise ValueError(f'activation must be None or one of {", ".join(ops.ACTIVATIONS)}, got {name!r}')
+        self._activation = name and ops.Activation(name, self.negative_slope)
 
     def coefficients(
         self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
@@ -135,11 +159,12 @@ class LearnedNorm(SiblingLoader):
         """
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
-        r"""Normalize ``x``.
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        r"""Normalize ``x``, add ``residual`` where it is given, and apply :attr:`activation` where there is one.
 
         Args:
             x: Floating-point tensor (N, C, \\*), of the rank that the class name says. It may be empty.
+            residual: Tensor of the same shape.
 
         Returns:
             Tensor of the shape, type and memory format of ``x``.
@@ -148,22 +173,38 @@ class LearnedNorm(SiblingLoader):
             ValueError: If the rank, the number of channels or the type is wrong.
         """
         self._check_input(x)
+        if residual is not None and residual.shape != x.shape:
+            raise ValueError(
+                f'{type(self).__name__} expected a residual of the shape of its input, {tuple(x.shape)}, '
+                f'got {tuple(residual.shape)}'
+            )
         if x.numel() == 0:
-            # RoI heads meet images without proposals. Adding nothing of each parameter to the output gives them zero
-            # gradients rather than none, which DistributedDataParallel would wait for.
-            if self._waits_for_others():
-                # By the way of all others, forward and backward: DistributedDataParallel too has collectives, and they
-                # must come in the same order. Planes without positions would bring NaN into it, no planes do not.
-                return x.clone() + self._normalize(x[:0]).sum()
-            return sum((p.sum().to(x.dtype) * 0 for p in self.parameters()), x.clone())
-        return self._normalize(x)
+            y = self._of_nothing(x)
+            y = y if residual is None else y + residual
+            return y if self._activation is None else self._activation(y)
+        return self._normalize(x, residual)
 
-    def _normalize(self, x: Tensor) -> Tensor:
+    def _of_nothing(self, x: Tensor) -> Tensor:
+        """The affine form of a tensor without values.
+
+        RoI heads meet images without proposals. Adding nothing of each parameter to the output gives them zero
+        gradients rather than none, which DistributedDataParallel would wait for.
+        """
+        if self._waits_for_others():
+            # By the way of all others, forward and backward: DistributedDataParallel too has collectives, and they
+            # must come in the same order. Planes without positions would bring NaN into it, no planes do not.
+            return x.clone() + ops.normalize(x[:0], self.coefficients).sum()
+        return sum((p.sum().to(x.dtype) * 0 for p in self.parameters()), x.clone())
+
+    def _activation_repr(self) -> str:
+        return '' if self._activation is None else f', activation={self.activation!r}'
+
+    def _normalize(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         device = x.device.type
         if is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
-                return ops.normalize(x, self.coefficients)
-        return ops.normalize(x, self.coefficients)
+                return ops.normalize(x, self.coefficients, self._activation, residual)
+        return ops.normalize(x, self.coefficients, self._activation, residual)
 
     def _waits_for_others(self) -> bool:
         """Whether other processes count on this one to take part even with an empty batch."""

@@ -47,10 +47,12 @@ class ExemplarNorm(PooledNorm):
         ratio_net: 'pairwise' as above, or 'mlp': two fully connected layers see :math:`\bar x_n` itself and reduce it
             from C to C/r, then to K values (EN paper, Table 9 (a), with r = 32).
         conv: Whether the pairwise net has the convolution; without, :math:`z_n = \hat x_n` (Table 9).
-        activation: 'tanh' or 'relu' between the fully connected layers (Table 9).
+        ratio_activation: 'tanh' or 'relu' between the fully connected layers (Table 9).
         shared_affine: One gamma and beta for all normalizers instead of one each (Table 9).
         affine: Whether gamma and beta are learned; without, they are 1 and 0.
         track_running_stats: Whether BN keeps running statistics and uses them in eval mode.
+        activation: What follows in the same pass: 'relu', 'leaky_relu', 'silu', 'gelu' or None.
+        negative_slope: That of 'leaky_relu'.
         device: Where the parameters are created.
         dtype: The type of the parameters.
         **unused: What else BatchNorm and SyncBatchNorm take is accepted, so that a norm_cfg written for them fits.
@@ -89,10 +91,12 @@ class ExemplarNorm(PooledNorm):
         expansion: int = 50,
         ratio_net: str = 'pairwise',
         conv: bool = True,
-        activation: str = 'tanh',
+        ratio_activation: str = 'tanh',
         shared_affine: bool = False,
         affine: bool = True,
         track_running_stats: bool = True,
+        activation: str | None = None,
+        negative_slope: float = 0.01,
         device=None,
         dtype=None,
         **unused,
@@ -108,19 +112,21 @@ class ExemplarNorm(PooledNorm):
             sync,
             affine,
             track_running_stats,
+            activation,
+            negative_slope,
             device=device,
             dtype=dtype,
         )
         if ratio_net not in RATIO_NETS:
             raise ValueError(f'ratio_net must be one of {", ".join(RATIO_NETS)}, got {ratio_net!r}')
-        if activation not in ACTIVATIONS:
-            raise ValueError(f'activation must be one of {", ".join(ACTIVATIONS)}, got {activation!r}')
+        if ratio_activation not in ACTIVATIONS:
+            raise ValueError(f'ratio_activation must be one of {", ".join(ACTIVATIONS)}, got {ratio_activation!r}')
         self.reduction = math.gcd(self.num_features, check_positive_int('reduction', reduction))
         self.expansion = check_positive_int('expansion', expansion)
         self.ratio_net = ratio_net
         # The MLP takes the place of the convolution too.
         self.conv = conv and ratio_net == 'pairwise'
-        self.activation = activation
+        self.ratio_activation = ratio_activation
         self.shared_affine = shared_affine
 
         c, k, r = self.num_features, len(self.normalizers), self.reduction
@@ -197,7 +203,7 @@ class ExemplarNorm(PooledNorm):
             features = mean.to(deviation.dtype)
         parameters = (self.fc1_weight, self.fc1_bias, self.fc2_weight, self.fc2_bias)
         fc1_weight, fc1_bias, fc2_weight, fc2_bias = [p.to(features.dtype) for p in parameters]
-        hidden = ACTIVATIONS[self.activation](F.linear(features, fc1_weight, fc1_bias))
+        hidden = ACTIVATIONS[self.ratio_activation](F.linear(features, fc1_weight, fc1_bias))
         return F.linear(hidden, fc2_weight, fc2_bias).softmax(1)
 
     @classmethod
@@ -270,8 +276,8 @@ class ExemplarNorm(PooledNorm):
             text += f', expansion={self.expansion}'
             if not self.conv:
                 text += ', conv=False'
-        if self.activation != 'tanh':
-            text += f', activation={self.activation!r}'
+        if self.ratio_activation != 'tanh':
+            text += f', ratio_activation={self.ratio_activation!r}'
         if self.shared_affine:
             text += ', shared_affine=True'
         return text

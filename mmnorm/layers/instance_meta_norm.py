@@ -54,6 +54,8 @@ class InstanceMetaNorm(LearnedNorm):
         affine: Whether B_omega and B_beta are learned; without, they are 1 and 0.
         momentum: Accepted and unused, so that a norm_cfg written for BN fits: there are no running statistics.
         track_running_stats: Accepted and unused, likewise.
+        activation: What follows in the same pass: 'relu', 'leaky_relu', 'silu', 'gelu' or None.
+        negative_slope: That of 'leaky_relu'.
         device: Where the parameters are created.
         dtype: The type of the parameters.
         **unused: What else BatchNorm and SyncBatchNorm take is accepted, so that a norm_cfg written for them fits.
@@ -89,12 +91,14 @@ class InstanceMetaNorm(LearnedNorm):
         affine: bool = True,
         momentum: float | None = None,
         track_running_stats: bool | None = None,
+        activation: str | None = None,
+        negative_slope: float = 0.01,
         device=None,
         dtype=None,
         **unused,
     ) -> None:
         check_batch_norm_options(type(self).__name__, unused)
-        super().__init__(num_features, eps, affine)
+        super().__init__(num_features, eps, affine, activation, negative_slope)
         if base not in BASES:
             raise ValueError(f'base must be one of {", ".join(BASES)}, got {base!r}')
         for name, activation in {'mean_activation': mean_activation, 'var_activation': var_activation}.items():
@@ -247,7 +251,7 @@ class InstanceMetaNorm(LearnedNorm):
             text += f', init={self.init!r}'
         if not self.affine:
             text += ', affine=False'
-        return text
+        return text + self._activation_repr()
 
 
 class InstanceMetaNorm1d(InstanceMetaNorm, rank=1):

@@ -32,6 +32,8 @@ class PooledNorm(LearnedNorm):
         sync: In training, take BN's statistics over the values of all processes of the default group.
         affine: Whether gamma and beta are learned.
         track_running_stats: Whether BN keeps running statistics and uses them in eval mode, else it uses the batch's.
+        activation: What follows in the same pass: 'relu', 'leaky_relu', 'silu', 'gelu' or None.
+        negative_slope: That of 'leaky_relu'.
     """
 
     running_mean: Tensor | None
@@ -49,10 +51,12 @@ class PooledNorm(LearnedNorm):
         sync: bool = False,
         affine: bool = True,
         track_running_stats: bool = True,
+        activation: str | None = None,
+        negative_slope: float = 0.01,
         device=None,
         dtype=None,
     ) -> None:
-        super().__init__(num_features, eps, affine)
+        super().__init__(num_features, eps, affine, activation, negative_slope)
         if momentum is not None and (not isinstance(momentum, Real) or not 0 <= momentum <= 1):
             raise ValueError(f'momentum must be None (cumulative average) or a number in [0, 1], got {momentum!r}')
         self.momentum = momentum
@@ -211,4 +215,4 @@ class PooledNorm(LearnedNorm):
             text += ', affine=False'
         if not self.track_running_stats:
             text += ', track_running_stats=False'
-        return text
+        return text + self._activation_repr()

@@ -37,6 +37,8 @@ class SwitchableNorm(PooledNorm):
         sync: In training, take BN's statistics over the values of all processes.
         affine: Whether gamma and beta are learned; without, they are 1 and 0.
         track_running_stats: Whether BN keeps running statistics and uses them in eval mode.
+        activation: What follows in the same pass: 'relu', 'leaky_relu', 'silu', 'gelu' or None.
+        negative_slope: That of 'leaky_relu'.
         device: Where the parameters are created.
         dtype: The type of the parameters.
         **unused: What else BatchNorm and SyncBatchNorm take is accepted, so that a norm_cfg written for them fits.
@@ -67,6 +69,8 @@ class SwitchableNorm(PooledNorm):
         sync: bool = False,
         affine: bool = True,
         track_running_stats: bool = True,
+        activation: str | None = None,
+        negative_slope: float = 0.01,
         device=None,
         dtype=None,
         **unused,
@@ -82,6 +86,8 @@ class SwitchableNorm(PooledNorm):
             sync,
             affine,
             track_running_stats,
+            activation,
+            negative_slope,
             device=device,
             dtype=dtype,
         )

@@ -1,5 +1,6 @@
 """What the layers are made of: passes over the data, steps of the coefficients, and who runs them."""
 
+from .activation import ACTIVATIONS, Activation
 from .backend import backend_for, get_backend, set_backend
 from .coefficients import (
     RunningStats,
@@ -15,6 +16,8 @@ from .normalize import moments, normalize
 from .passes.reference import accumulation_dtype
 
 __all__ = [
+    'ACTIVATIONS',
+    'Activation',
     'RunningStats',
     'accumulation_dtype',
     'backend_for',

@@ -40,8 +40,11 @@ class Backend:
 
     Attributes:
         name: One of :data:`BACKENDS`.
-        moments: x to mean and variance of its planes, (N, C), and what ``affine`` is to be given besides.
-        affine: x, mean, scale, shift and the latter, to ``scale * (x - mean) + shift``. Both are differentiable.
+        moments: x, and what of the rest goes into its passes (:class:`.nodes.Fused`), to mean and variance of its
+            planes, (N, C), and what ``affine`` is to be given besides.
+        affine: x, mean, scale, shift, the latter, and what goes into the pass, to ``scale * (x - mean) + shift`` with
+            that. Both are differentiable.
+        activations: Names of those that can go into its passes; a sum can, too, where there are any.
         kernels: Its functions for steps of the coefficients, by the names of :mod:`.coefficients`; plain operators do
             the others.
     """
@@ -49,19 +52,26 @@ class Backend:
     name: str
     moments: Callable
     affine: Callable
+    activations: frozenset[str] = frozenset()
     kernels: Mapping[str, Callable] = field(default_factory=dict)
+
+
+def _alone(affine: Callable) -> Callable:
+    """A pass into which nothing else goes."""
+    return lambda *args: affine(*args[:-1])
 
 
 @cache
 def _composed() -> Backend:
-    return Backend('composed', lambda x: nodes.moments(x, ComposedPasses()), nodes.affine)
+    return Backend('composed', lambda x, _: nodes.moments(x, ComposedPasses()), _alone(nodes.affine))
 
 
 @cache
 def _native() -> Backend:
     from .coefficients import native as kernels
 
-    return Backend('native', nodes.native_moments, nodes.native_affine, kernels.KERNELS)
+    activations = frozenset({'relu', 'leaky_relu'})
+    return Backend('native', nodes.native_moments, nodes.native_affine, activations, kernels.KERNELS)
 
 
 @cache
@@ -69,7 +79,7 @@ def _triton() -> Backend:
     from .coefficients.triton import KERNELS
     from .passes import triton
 
-    return Backend('triton', lambda x: nodes.moments(x, triton), nodes.affine, KERNELS)
+    return Backend('triton', lambda x, _: nodes.moments(x, triton), _alone(nodes.affine), kernels=KERNELS)
 
 
 def has_native() -> bool:
@@ -92,7 +102,7 @@ def _checked(name: str, source: str) -> str:
 
 
 _forced = _checked(os.environ.get('MMNORM_BACKEND', 'auto'), 'environment variable MMNORM_BACKEND')
-REFERENCE = Backend('reference', lambda x: (*reference.moments(x), None), lambda *args: reference.affine(*args[:-1]))
+REFERENCE = Backend('reference', lambda x, _: (*reference.moments(x), None), lambda *args: reference.affine(*args[:-2]))
 
 
 def set_backend(name: str) -> str:
@@ -131,7 +141,7 @@ def backend_for(x: Tensor) -> str:
 
 def select(x: Tensor) -> Backend:
     """The implementation that takes ``x``, the input of a layer."""
-    if _forced == 'reference' or not _is_plain(x):
+    if _forced == 'reference' or not is_eager(x):
         return REFERENCE
     if _forced == 'triton' or (_forced == 'auto' and x.is_cuda and has_triton()):
         return _triton()
@@ -146,7 +156,7 @@ def kernel(name: str, mean: Tensor) -> Callable | None:
     return None if backend is REFERENCE else backend.kernels.get(name)
 
 
-def _is_plain(x: Tensor) -> bool:
+def is_eager(x: Tensor) -> bool:
     """Whether kernels may be called by themselves: eager mode, real memory, no transform, no subclass, not empty."""
     return (
         not is_compiling()

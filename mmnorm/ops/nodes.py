@@ -12,19 +12,39 @@ Kept between forward and backward: x, and (N, C) numbers.
 """
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
+from functools import cache, partial
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .activation import Activation
 from .again import differentiate_again
 from .compat import is_autocast_enabled
 from .passes import native, reference
 from .passes.composed import ComposedPasses
 
 Passes = ModuleType | ComposedPasses
+# What the loops take an activation for is its slope below 0.
+NO_ACTIVATION = 1.0
+
+
+class Fused(NamedTuple):
+    """What goes into the pass of the affine form.
+
+    Attributes:
+        activation: Applied to the sum.
+        residual: Laid out as x.
+    """
+
+    activation: Activation | None = None
+    residual: Tensor | None = None
+
+
+NOTHING = Fused()
 _moments_again = partial(differentiate_again, reference.moments)
 _affine_again = partial(differentiate_again, reference.affine)
 
@@ -46,15 +66,33 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, state: tuple) 
     return _Affine.apply(x, mean, scale, shift, *stand_ins, passes)
 
 
-def native_moments(x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+def native_moments(x: Tensor, fused: Fused) -> tuple[Tensor, Tensor, list[Tensor]]:
     """:func:`moments` with the native passes, as a node in C++."""
-    mean, var, *stand_ins = native.compiled().moments_node(x, _moments_again)
+    # After a sum it is the gradient of the activation's input that comes back.
+    negative_slope = _slope(fused.activation) if fused.residual is None else NO_ACTIVATION
+    mean, var, *stand_ins = native.compiled().moments_node(x, negative_slope, _moments_again)
     return mean, var, stand_ins
 
 
-def native_affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, stand_ins: list[Tensor]) -> Tensor:
-    """:func:`affine` with the native passes, as a node in C++."""
-    return native.compiled().affine_node(x, mean, scale, shift, *stand_ins, _affine_again)
+def native_affine(
+    x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, stand_ins: list[Tensor], fused: Fused
+) -> Tensor:
+    """:func:`affine` with the native passes, activation and sum included, as a node in C++."""
+    again = _affine_again if fused.residual is not None else _activated_again(fused.activation)
+    return native.compiled().affine_node(
+        x, mean, scale, shift, fused.residual, stand_ins, _slope(fused.activation), again
+    )
+
+
+def _slope(activation: Activation | None) -> float:
+    slope = NO_ACTIVATION if activation is None else activation.slope
+    assert slope is not None
+    return slope
+
+
+@cache
+def _activated_again(activation: Activation | None) -> Callable:
+    return partial(differentiate_again, partial(reference.affine, activation=activation)) if activation else _affine_again
 
 
 class _Moments(torch.autograd.Function):
@@ -75,7 +113,7 @@ class _Moments(torch.autograd.Function):
             return *_moments_again([x], ctx.needs_input_grad[:1], [dmean, dvar]), None
         slope, offset, scale = (torch.zeros_like(mean) if t is None else t for t in (dvar, dmean, scale))
         positions = math.prod(x.shape[2:])
-        dy = torch.zeros_like(x) if dy is None else _as_laid_out(dy, x)
+        dy = torch.zeros_like(x) if dy is None else as_laid_out(dy, x)
         with _without_autocast(x):
             return ctx.passes.input_gradient(dy, x, mean, scale, slope * (2 / positions), offset / positions), None
 
@@ -103,13 +141,13 @@ class _Affine(torch.autograd.Function):
         x, mean, scale, shift = ctx.saved_tensors
         if torch.is_grad_enabled():
             return *_affine_again([x, mean, scale, shift], ctx.needs_input_grad[:4], [dy]), None, None, None
-        dy = _as_laid_out(dy, x)
+        dy = as_laid_out(dy, x)
         with _without_autocast(x):
             total, product_total = ctx.passes.plane_sums(dy, x, mean)
             return None, -scale * total, product_total, total, dy, scale, None
 
 
-def _as_laid_out(dy: Tensor, x: Tensor) -> Tensor:
+def as_laid_out(dy: Tensor, x: Tensor) -> Tensor:
     """``dy`` in the memory format of ``x``."""
     if x.is_contiguous():
         return dy.contiguous()

@@ -6,10 +6,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import backend
+from . import backend, nodes
+from .activation import Activation
+from .nodes import NOTHING, Fused
 
 
-def normalize(x: Tensor, coefficients: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]) -> Tensor:
+def normalize(
+    x: Tensor,
+    coefficients: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]],
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
     r"""Normalize ``x``: one read of it for the moments, one read and one write for the affine form.
 
     Args:
@@ -17,6 +24,9 @@ def normalize(x: Tensor, coefficients: Callable[[Tensor, Tensor, int], tuple[Ten
         coefficients: From mean and biased variance of the planes, (N, C), and the number of positions of a plane, to
             scale and shift, both broadcastable to (N, C), of ``y = scale * (x - mean) + shift``; differentiable. It is
             called once, with side effects such as an update of running statistics.
+        activation: What follows, after the sum; in the same pass where the backend can.
+        residual: A tensor of the shape of ``x`` that is added to the affine form, in the same pass where the backend
+            can.
 
     Returns:
         Tensor of the shape, type and memory format of ``x``, never a view of it.
@@ -24,10 +34,26 @@ def normalize(x: Tensor, coefficients: Callable[[Tensor, Tensor, int], tuple[Ten
     implementation = backend.select(x)
     if implementation is not backend.REFERENCE:
         x = _dense(x)
-    mean, var, state = implementation.moments(x)
+    plan = _plan(implementation, x, activation, residual)
+    mean, var, state = implementation.moments(x, plan)
     coefficients_of_planes = coefficients(mean, var, math.prod(x.shape[2:]))
     scale, shift = [t if t.shape == mean.shape else t.expand_as(mean) for t in coefficients_of_planes]
-    return implementation.affine(x, mean, scale, shift, state)
+    y = implementation.affine(x, mean, scale, shift, state, plan)
+    if residual is not None and plan.residual is None:
+        y = y + residual
+    return y if activation is None or plan.activation is not None else activation(y)
+
+
+def _plan(implementation: backend.Backend, x: Tensor, activation: Activation | None, residual: Tensor | None) -> Fused:
+    """What of activation and residual goes into the passes. The activation comes after the sum."""
+    if activation is None and residual is None:
+        return NOTHING
+    fuses = implementation.activations
+    if residual is None:
+        return Fused(activation) if activation is not None and activation.name in fuses else NOTHING
+    if not fuses or residual.dtype != x.dtype or not backend.is_eager(residual):
+        return NOTHING
+    return Fused(activation if activation is not None and activation.name in fuses else None, nodes.as_laid_out(residual, x))
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,7 +65,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Both (N, C), as :func:`normalize` hands them to ``coefficients``.
     """
-    return backend.select(x).moments(_dense(x))[:2]
+    return backend.select(x).moments(_dense(x), NOTHING)[:2]
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -75,10 +75,10 @@ def test_other_ranks(name, dims, shape, training):
     [
         dict(ratio_net='mlp'),
         dict(conv=False),
-        dict(activation='relu'),
+        dict(ratio_activation='relu'),
         dict(shared_affine=True),
         dict(reduction=1, normalizers=('BN', 'GN')),
-        dict(ratio_net='mlp', shared_affine=True, activation='relu'),
+        dict(ratio_net='mlp', shared_affine=True, ratio_activation='relu'),
     ],
     ids=str,
 )

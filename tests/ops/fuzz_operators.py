@@ -161,20 +161,32 @@ def shape_of_input(rng):
     return shape + rng.choice([[], [5], [1, 1], [3, 3], [4, 7], [2, 3, 4], [33, 5]])
 
 
+HAVE_TWO = ('affine_add', 'plane_sums', 'input_gradient')
+# The affine form's numbers are for the activation, which there is none of.
+REFERENCES = {
+    'moments': reference.moments,
+    'affine': reference.affine,
+    'affine_add': lambda x, mean, scale, shift, other: reference.affine(x, mean, scale, shift) + other,
+    'plane_sums': lambda dy, x, mean, scale, shift: reference.plane_sums(dy, x, mean),
+    'input_gradient': lambda dy, x, mean, scale, shift, *rest: reference.input_gradient(dy, x, mean, scale, *rest),
+}
+
+
 def passes(rng):
-    """One of the four."""
+    """One of them, without an activation."""
     shape, dtype = shape_of_input(rng), rng.choice(native.DTYPES)
     x = make(rng, shape, dtype)
     if len(shape) in LAST and rng.random() < 0.4:
         x = x.contiguous(memory_format=LAST[len(shape)])
     dy, mean = torch.randn_like(x), make(rng, shape[:2], torch.float64)
     others = [make(rng, shape[:2], rng.choice(FLOATING)) for _ in range(3)]
-    name = rng.choice(['moments', 'affine', 'plane_sums', 'input_gradient'])
+    name = rng.choice(['moments', 'affine', 'affine_add', 'plane_sums', 'input_gradient'])
     arguments = {
         'moments': [x],
         'affine': [x, mean, *others[:2]],
-        'plane_sums': [dy, x, mean],
-        'input_gradient': [dy, x, mean, *others],
+        'plane_sums': [dy, x, mean, *others[:2]],
+        'input_gradient': [dy, x, mean, *others[:2], *others[1:]],
+        'affine_add': [x, mean, *others[:2], dy],
     }[name]
     kind = twist(rng, arguments) if rng.random() < 0.75 else None
     if rng.random() < 0.03 and kind != 'freed':
@@ -185,10 +197,12 @@ def passes(rng):
 
 
 def passes_are_valid(name, arguments):
-    dy, x, *planes = arguments if name in ('plane_sums', 'input_gradient') else (None, *arguments)
+    if name == 'affine_add':
+        arguments = [arguments[-1], *arguments[:-1]]
+    dy, x, *planes = arguments if name in HAVE_TWO else (None, *arguments)
     if not is_input(x, native.DTYPES) or (dy is not None and not is_gradient(dy, x)):
         return False
-    if name in ('plane_sums', 'input_gradient') and dy is None:
+    if name in HAVE_TWO and dy is None:
         return False
     mean, others = planes[:1], planes[1:]
     right = all(is_numbers(t, x.shape[:2], (torch.float64,)) for t in mean)
@@ -196,20 +210,24 @@ def passes_are_valid(name, arguments):
 
 
 def check_pass(name, arguments, valid):
-    outputs = getattr(_C, name)(*arguments)
+    slope = {'moments': [], 'affine_add': [1, True]}.get(name, [1])
+    outputs = getattr(_C, name)(*arguments, *slope)
     if not valid:
         raise NotRefused
     outputs = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
     tensors = [t.detach().resolve_neg() for t in arguments]
+    if name == 'affine_add':
+        # Without an activation nothing is to be kept.
+        outputs = outputs[:1]
     x = tensors[1] if name in ('plane_sums', 'input_gradient') else tensors[0]
-    expected = getattr(reference, name)(*(t.double() for t in tensors))
+    expected = REFERENCES[name](*(t.double() for t in tensors))
     expected = list(expected) if isinstance(expected, tuple) else [expected]
     length = max(1, math.prod(x.shape[2:])) if name == 'plane_sums' else 1
     memory = {t.untyped_storage().data_ptr() for t in arguments}
     for i, (actual, exact) in enumerate(zip(outputs, expected)):
         near(actual.detach() / length, exact / length, x.dtype, f'{name}[{i}]')
         assert actual.untyped_storage().data_ptr() not in memory, f'{name}[{i}] lies in the memory of an argument'
-    if name in ('affine', 'input_gradient'):
+    if name in ('affine', 'affine_add', 'input_gradient'):
         assert outputs[0].dtype == x.dtype
         assert outputs[0].is_contiguous() == x.is_contiguous()
 

@@ -22,7 +22,7 @@ LAYERS = {
     'SN-all': partial(mmnorm.SwitchableNorm2d, normalizers=('GN', 'BN', 'LN', 'IN'), num_groups=4),
     'SN-BN': partial(mmnorm.SwitchableNorm2d, normalizers=('BN',), affine=False),
     'EN': partial(mmnorm.ExemplarNorm2d, reduction=4, expansion=5),
-    'EN-mlp': partial(mmnorm.ExemplarNorm2d, ratio_net='mlp', activation='relu', shared_affine=True, expansion=5),
+    'EN-mlp': partial(mmnorm.ExemplarNorm2d, ratio_net='mlp', ratio_activation='relu', shared_affine=True, expansion=5),
     'EN-plain': partial(mmnorm.ExemplarNorm2d, conv=False, affine=False, normalizers=('LN', 'GN'), num_groups=2),
     'ILM': partial(mmnorm.InstanceMetaNorm2d, num_groups=4, key_group_size=2),
     'ILM-IN': partial(mmnorm.InstanceMetaNorm2d, base='IN', key_group_size=4, mean_activation='sigmoid'),

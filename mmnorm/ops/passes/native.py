@@ -61,14 +61,14 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """See :func:`.reference.affine`."""
-    return compiled().affine(x, mean, scale, shift)
+    return compiled().affine(x, mean, scale, shift, 1)
 
 
 def plane_sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """See :func:`.reference.plane_sums`."""
-    return compiled().plane_sums(dy, x, mean)
+    return compiled().plane_sums(dy, x, mean, mean, mean, 1)
 
 
 def input_gradient(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     """See :func:`.reference.input_gradient`."""
-    return compiled().input_gradient(dy, x, mean, scale, slope, offset)
+    return compiled().input_gradient(dy, x, mean, scale, scale, slope, offset, 1)

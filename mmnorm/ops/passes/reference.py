@@ -13,6 +13,8 @@ the input. The other implementations of the four (:mod:`.composed`, :mod:`.nativ
 these.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -55,7 +57,9 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return guess.flatten(1).to(dtype) + correction.to(dtype), var.clamp(min=0).to(dtype)
 
 
-def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def affine(
+    x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, *, activation: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     r"""``scale * (x - mean) + shift``, each plane with its own three numbers.
 
     Args:
@@ -63,6 +67,7 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         mean: Mean of each plane, (N, C), as :func:`moments` returns it.
         scale: Slope of each plane, (N, C).
         shift: Value of each plane at its mean, (N, C).
+        activation: Applied to that.
 
     Returns:
         Tensor of the shape, type and memory format of ``x``.
@@ -70,7 +75,8 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     center = _center(mean, x)
     # What rounding takes from the mean is made good in the shift.
     shift = shift + scale * (center - mean)
-    return (_deviation(x, center) * _spread(scale, x) + _spread(shift, x)).to(x.dtype)
+    y = _deviation(x, center) * _spread(scale, x) + _spread(shift, x)
+    return (y if activation is None else activation(y)).to(x.dtype)
 
 
 def plane_sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,33 @@
+"""The activations that may follow a layer in the same pass."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.nn import functional as F
+
+ACTIVATIONS = {
+    'relu': lambda x, slope: F.relu(x),
+    'leaky_relu': F.leaky_relu,
+    'silu': lambda x, slope: F.silu(x),
+    'gelu': lambda x, slope: F.gelu(x),
+}
+
+
+class Activation(NamedTuple):
+    """A function of each value.
+
+    Attributes:
+        name: One of :data:`ACTIVATIONS`.
+        negative_slope: Slope of 'leaky_relu' below 0.
+    """
+
+    name: str
+    negative_slope: float = 0.01
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return ACTIVATIONS[self.name](x, self.negative_slope)
+
+    @property
+    def slope(self) -> float | None:
+        """Slope below 0 of those that have one there, else None."""
+        return {'relu': 0.0, 'leaky_relu': self.negative_slope}.get(self.name)
