@@ -47,6 +47,10 @@ std::vector<at::Tensor> rescale(const at::Tensor& deviation, const at::Tensor& v
                                 const at::Tensor& beta, const OptionalTensor& weight, const OptionalTensor& bias,
                                 double eps, pybind11::function again);
 
+at::Tensor perceptron(const at::Tensor& features, const at::Tensor& weight1, const OptionalTensor& bias1,
+                      const at::Tensor& weight2, const OptionalTensor& bias2, const std::string& hidden,
+                      const std::string& output, pybind11::function again);
+
 // z: (rows, K); see mmnorm/layers/sparse_switchable_norm.py.
 at::Tensor sparsestmax(const at::Tensor& z, const at::Tensor& radius, pybind11::function again);
 

@@ -39,5 +39,6 @@ PYBIND11_MODULE(_C, module) {
   module.def("mix_outputs", &mix_outputs);
   module.def("correlate", &correlate);
   module.def("rescale", &rescale);
+  module.def("perceptron", &perceptron);
   module.def("sparsestmax", &sparsestmax);
 }

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .. import ops
 from ..registry import register
@@ -14,7 +13,7 @@ from .pooled import SOFTMAX_FLOPS, PooledNorm
 from .state_dict import AFFINE, ForeignState, merge_affine, split_affine
 
 RATIO_NETS = ('pairwise', 'mlp')
-ACTIVATIONS = {'tanh': torch.tanh, 'relu': torch.relu}
+ACTIVATIONS = ('tanh', 'relu')
 
 
 @register('EN')
@@ -202,9 +201,7 @@ class ExemplarNorm(PooledNorm):
         else:
             features = mean.to(deviation.dtype)
         parameters = (self.fc1_weight, self.fc1_bias, self.fc2_weight, self.fc2_bias)
-        fc1_weight, fc1_bias, fc2_weight, fc2_bias = [p.to(features.dtype) for p in parameters]
-        hidden = ACTIVATIONS[self.ratio_activation](F.linear(features, fc1_weight, fc1_bias))
-        return F.linear(hidden, fc2_weight, fc2_bias).softmax(1)
+        return ops.perceptron(features, *parameters, hidden=self.ratio_activation, output='softmax')
 
     @classmethod
     def reduce_state(cls, entries: dict[str, Tensor], state: ForeignState) -> None:

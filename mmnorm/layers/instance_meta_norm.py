@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .. import ops
 from ..registry import register
@@ -13,14 +12,7 @@ from .pooled import POOL_FLOPS
 from .state_dict import AFFINE, ForeignState
 
 BASES = ('GN', 'LN', 'IN')
-ACTIVATIONS = {
-    'sigmoid': torch.sigmoid,
-    'tanh': torch.tanh,
-    'relu': torch.relu,
-    'leaky_relu': F.leaky_relu,  # slope 0.01 below 0
-    'relu6': F.relu6,
-    'identity': lambda t: t,
-}
+ACTIVATIONS = ('sigmoid', 'tanh', 'relu', 'leaky_relu', 'relu6', 'identity')
 INITS = ('kaiming', 'normal')
 
 
@@ -167,11 +159,13 @@ class InstanceMetaNorm(LearnedNorm):
             Omega and beta, both (N, G).
         """
         key_mean, key_var = ops.group_moments(mean, var, groups=self.num_features // self.key_group_size)
-        dtype = key_var.dtype
-        encoder = self.encoder_weight.to(dtype)
-        mean_embedding, var_embedding = [F.linear(key.to(dtype), encoder).relu() for key in (key_mean, key_var)]
-        omega = ACTIVATIONS[self.var_activation](F.linear(var_embedding, self.var_decoder_weight.to(dtype)))
-        beta = ACTIVATIONS[self.mean_activation](F.linear(mean_embedding, self.mean_decoder_weight.to(dtype)))
+        omega, beta = [
+            ops.perceptron(key, self.encoder_weight, None, decoder, None, hidden='relu', output=activation)
+            for key, decoder, activation in (
+                (key_var, self.var_decoder_weight, self.var_activation),
+                (key_mean.to(key_var.dtype), self.mean_decoder_weight, self.mean_activation),
+            )
+        ]
         return omega, beta
 
     def coefficients(
@@ -203,8 +197,8 @@ class InstanceMetaNorm(LearnedNorm):
 
     def _constant_prediction(self) -> tuple[float, float]:
         """The omega and beta that decoders at zero predict."""
-        zero = torch.zeros(())
-        return ACTIVATIONS[self.var_activation](zero).item(), ACTIVATIONS[self.mean_activation](zero).item()
+        gamma, beta = [0.5 if name == 'sigmoid' else 0.0 for name in (self.var_activation, self.mean_activation)]
+        return gamma, beta
 
     def closest_normalizer(self) -> str:
         return self.base

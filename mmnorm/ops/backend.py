@@ -159,9 +159,9 @@ def kernel(name: str, mean: Tensor) -> Callable | None:
 def is_eager(x: Tensor) -> bool:
     """Whether kernels may be called by themselves: eager mode, real memory, no transform, no subclass, not empty."""
     return (
-        not is_compiling()
-        and type(x) in (Tensor, nn.Parameter)
+        type(x) in (Tensor, nn.Parameter)
         and not x.is_meta
+        and not is_compiling()
         and x.numel() > 0
         and not is_transformed()
         and not is_forward_ad()

@@ -5,6 +5,7 @@ graphs, under transforms, and for gradients of gradients. Where a backend has a 
 """
 
 from .mixing import correlate, mix_outputs, mix_statistics, rescale
+from .nets import perceptron
 from .pool import RunningStats, group_moments, pool, update_running_stats
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     'group_moments',
     'mix_outputs',
     'mix_statistics',
+    'perceptron',
     'pool',
     'rescale',
     'update_running_stats',

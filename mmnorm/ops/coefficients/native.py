@@ -36,5 +36,5 @@ def _step(name: str) -> Callable:
     return step
 
 
-_STEPS = ('group_moments', 'mix_statistics', 'mix_outputs', 'correlate', 'rescale', 'sparsestmax')
+_STEPS = ('group_moments', 'mix_statistics', 'mix_outputs', 'correlate', 'rescale', 'perceptron', 'sparsestmax')
 KERNELS = {'pool': pool, **{name: _step(name) for name in _STEPS}}
