@@ -8,6 +8,7 @@ namespace {
 
 struct StepNode : torch::autograd::Function<StepNode> {
   static variable_list forward(AutogradContext* context, at::TensorList given, const c10::intrusive_ptr<Step>& step) {
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     variable_list saved;
     const variable_list inputs = expand(given, step->given);
@@ -29,6 +30,7 @@ struct StepNode : torch::autograd::Function<StepNode> {
     if (at::GradMode::is_enabled()) {
       found = step.again(*context, inputs, gradients);
     } else {
+      const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
       const at::AutoDispatchBelowADInplaceOrView below_autograd;
       const auto count = std::count(step.given.begin(), step.given.end(), true);
       found = step.backward(inputs, {saved.begin() + count, saved.end()}, gradients);

@@ -222,7 +222,7 @@ BAD = [
                 ('reduction', 0, 'positive integer, got 0'),
                 ('expansion', 0, 'positive integer, got 0'),
                 ('ratio_net', 'linear', "one of pairwise, mlp, got 'linear'"),
-                ('activation', 'gelu', "one of tanh, relu, got 'gelu'"),
+                ('ratio_activation', 'gelu', "one of tanh, relu, got 'gelu'"),
             ],
         ),
         itertools.product(
