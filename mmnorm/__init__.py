@@ -6,7 +6,7 @@ Importing the package registers the layers, so that a config may say ``norm_cfg=
 from . import prerequisites  # noqa: F401  refuses what is too old, before anything needs it
 
 # isort: split
-from .convert import ConversionReport, convert_norm, revert_norm
+from .convert import ConversionReport, FusionReport, convert_norm, fuse, revert_norm, unfuse
 from .convert.configs import register_builder, set_norm
 from .engine.batch_average import update_bn_stats
 from .engine.config_packages import resolve_config_packages
@@ -43,6 +43,7 @@ __all__ = [
     'ExemplarNorm1d',
     'ExemplarNorm2d',
     'ExemplarNorm3d',
+    'FusionReport',
     'InstanceMetaNorm1d',
     'InstanceMetaNorm2d',
     'InstanceMetaNorm3d',
@@ -58,10 +59,12 @@ __all__ = [
     'apply_norm_eval',
     'backend_for',
     'convert_norm',
+    'fuse',
     'get_backend',
     'register',
     'revert_norm',
     'set_backend',
     'set_norm',
+    'unfuse',
     'update_bn_stats',
 ]

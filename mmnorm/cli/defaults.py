@@ -18,12 +18,12 @@ from ..registry import NAMES, SCOPE, means_ours, name_in_config
 
 def _norm_eval(cfg: Config) -> None:
     """NormEvalHook: norm_eval=True of a backbone reaches the learned norms"""
-    _add_hook(cfg, 'NormEvalHook')
+    add_hook(cfg, 'NormEvalHook')
 
 
 def _exact_resume(cfg: Config) -> None:
     """ExactResumeHook: a resumed run computes what the uninterrupted one computes"""
-    _add_hook(cfg, 'ExactResumeHook')
+    add_hook(cfg, 'ExactResumeHook')
 
 
 def _norm_params(cfg: Config) -> None:
@@ -133,7 +133,8 @@ def _is_layer(found: Any) -> bool:
     return isinstance(found, type) and issubclass(found, LearnedNorm)
 
 
-def _add_hook(cfg: Config, name: str) -> None:
+def add_hook(cfg: Config, name: str) -> None:
+    """Let a config have one of this project's hooks, unless it has."""
     hooks = list(cfg.get('custom_hooks') or [])
     present = {_name(hook.get('type')) if isinstance(hook, Mapping) else type(hook).__name__ for hook in hooks}
     if not any(means_ours(kind, HOOKS, name) for kind in present):

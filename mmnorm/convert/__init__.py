@@ -1,6 +1,7 @@
 """Layers, configs and checkpoints from and to other norms."""
 
+from .fusion import FusionReport, fuse, unfuse
 from .modules import convert_norm, revert_norm
 from .report import ConversionReport
 
-__all__ = ['ConversionReport', 'convert_norm', 'revert_norm']
+__all__ = ['ConversionReport', 'FusionReport', 'convert_norm', 'fuse', 'revert_norm', 'unfuse']

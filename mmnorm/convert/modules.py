@@ -11,6 +11,7 @@ from torch import nn
 from ..layers.base import LearnedNorm
 from ..registry import NORMS
 from . import sources
+from .fusion import unfuse
 from .report import Conversion, ConversionReport, LeftAlone
 from .selection import Selection, Site, find_sites, find_ties
 from .to_learned import LearnedSpec
@@ -98,6 +99,8 @@ def revert_norm(
       of its rows) and the running statistics.
     * ILM becomes its base, with what zero key features predict in gamma and beta.
 
+    A model that was fused (:func:`mmnorm.fuse`) no longer is.
+
     Right after :func:`convert_norm` this gives the original weights back, bit for bit (ILM: gamma within the rounding
     of ``gamma - 0.5``). Device, type, training mode and requires_grad are kept, as in :func:`convert_norm`; an
     optimizer that was made before holds the old parameters.
@@ -162,6 +165,9 @@ def _replace(
     if not replacements and not done:
         raise ValueError(f'there is no norm layer to replace. {_describe(report)}')
     _warn_about_hooks(site for site, _ in replacements)
+    if spec is None:
+        # Plain norms do nothing of what follows them.
+        unfuse(model)
     for site, new in replacements:
         for parent, name in site.places:
             # Not setattr, which a model may override, and which refuses the names of containers.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from torch import Tensor, nn
 
 from ..layers.base import LearnedNorm
+from ..ops import activation_of
 from ..registry import NAMES
 
 M = TypeVar('M', bound=nn.Module)
@@ -20,11 +21,16 @@ _PLAIN = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d, nn.GroupNorm)
 class _NormAct(nn.Module):
     """Mixin before a norm class: its output passes through ``drop`` and ``act``, which :func:`attach_act` adds."""
 
+    # Set by mmnorm.fuse.
+    is_fused: bool = False
+
     if TYPE_CHECKING:
         drop: nn.Module
         act: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.is_fused:
+            return super().forward(x, activation=activation_of(self.act))
         return self.act(self.drop(super().forward(x)))
 
 

@@ -11,6 +11,7 @@ _NAMES = {
     'HOOKS': {
         'BatchAverageHook': '.batch_average_hook',
         'ExactResumeHook': '.exact_resume',
+        'FuseHook': '.fuse_hook',
         'NormEvalHook': '.norm_eval_hook',
         'NormRatioHook': '.norm_ratio_hook',
         'SparsityHook': '.sparsity_hook',

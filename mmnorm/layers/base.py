@@ -159,12 +159,15 @@ class LearnedNorm(SiblingLoader):
         """
         raise NotImplementedError
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, activation: ops.Activation | None = None
+    ) -> Tensor:
         r"""Normalize ``x``, add ``residual`` where it is given, and apply :attr:`activation` where there is one.
 
         Args:
             x: Floating-point tensor (N, C, \\*), of the rank that the class name says. It may be empty.
             residual: Tensor of the same shape.
+            activation: In place of :attr:`activation`, in this call.
 
         Returns:
             Tensor of the shape, type and memory format of ``x``.
@@ -173,6 +176,7 @@ class LearnedNorm(SiblingLoader):
             ValueError: If the rank, the number of channels or the type is wrong.
         """
         self._check_input(x)
+        activation = activation or self._activation
         if residual is not None and residual.shape != x.shape:
             raise ValueError(
                 f'{type(self).__name__} expected a residual of the shape of its input, {tuple(x.shape)}, '
@@ -181,8 +185,8 @@ class LearnedNorm(SiblingLoader):
         if x.numel() == 0:
             y = self._of_nothing(x)
             y = y if residual is None else y + residual
-            return y if self._activation is None else self._activation(y)
-        return self._normalize(x, residual)
+            return y if activation is None else activation(y)
+        return self._normalize(x, residual, activation)
 
     def _of_nothing(self, x: Tensor) -> Tensor:
         """The affine form of a tensor without values.
@@ -199,12 +203,12 @@ class LearnedNorm(SiblingLoader):
     def _activation_repr(self) -> str:
         return '' if self._activation is None else f', activation={self.activation!r}'
 
-    def _normalize(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def _normalize(self, x: Tensor, residual: Tensor | None, activation: ops.Activation | None) -> Tensor:
         device = x.device.type
         if is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
-                return ops.normalize(x, self.coefficients, self._activation, residual)
-        return ops.normalize(x, self.coefficients, self._activation, residual)
+                return ops.normalize(x, self.coefficients, activation, residual)
+        return ops.normalize(x, self.coefficients, activation, residual)
 
     def _waits_for_others(self) -> bool:
         """Whether other processes count on this one to take part even with an empty batch."""

@@ -1,6 +1,6 @@
 """What the layers are made of: passes over the data, steps of the coefficients, and who runs them."""
 
-from .activation import ACTIVATIONS, Activation
+from .activation import ACTIVATIONS, Activation, activation_of
 from .backend import backend_for, get_backend, set_backend
 from .coefficients import (
     RunningStats,
@@ -21,6 +21,7 @@ __all__ = [
     'Activation',
     'RunningStats',
     'accumulation_dtype',
+    'activation_of',
     'backend_for',
     'correlate',
     'get_backend',

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 ACTIVATIONS = {
@@ -31,3 +31,14 @@ class Activation(NamedTuple):
     def slope(self) -> float | None:
         """Slope below 0 of those that have one there, else None."""
         return {'relu': 0.0, 'leaky_relu': self.negative_slope}.get(self.name)
+
+
+def activation_of(module: nn.Module) -> Activation | None:
+    """What ``module`` computes, where it is one of :data:`ACTIVATIONS`."""
+    # Of a subclass nothing is known.
+    if type(module) is nn.LeakyReLU:
+        return Activation('leaky_relu', module.negative_slope)
+    if type(module) is nn.GELU:
+        return Activation('gelu') if module.approximate == 'none' else None
+    name = {nn.ReLU: 'relu', nn.SiLU: 'silu'}.get(type(module))
+    return name and Activation(name)
