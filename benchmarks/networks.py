@@ -1,4 +1,4 @@
-"""Times training steps of whole networks, and takes their peak memory, with BN, SN, EN, ILM and GN."""
+"""Times training steps of whole networks, and takes their peak memory, with BN, SN, EN, ILM (fused, too) and GN."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from memory import process_memory
 from report import Table, duration, number, save
 from torch import nn
 
-import mmnorm  # noqa: F401  registers SN, EN and ILM
+import mmnorm
 from mmnorm.timing import interleave, seconds_per_call
 
 NORM_CFGS = {
@@ -28,6 +28,9 @@ NORM_CFGS = {
     'ILM': dict(type='ILM'),
     'GN': dict(type='GN', num_groups=32),
 }
+# The learned ones with the sums and activations that follow them, too.
+FUSED = '+fuse'
+NORM_CFGS |= {f'{norm}{FUSED}': NORM_CFGS[norm] for norm in ('SN', 'EN', 'ILM')}
 NORMS = list(NORM_CFGS)
 # Side length of the images, and images a batch on a CPU and on CUDA.
 MODELS = {'resnet50': (224, 8, 64), 'deeplabv3_r50': (512, 2, 4)}
@@ -131,6 +134,8 @@ def make_step(model: str, norm: str, options: argparse.Namespace) -> Callable[[]
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         network, samples = BUILD[model](NORM_CFGS[norm], size, batch, device)
+    if norm.endswith(FUSED):
+        mmnorm.fuse(network)
     network.to(device, **as_format).train()
     images = torch.randn(batch, 3, size, size, device=device).contiguous(**as_format)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)

@@ -193,3 +193,18 @@ def test_sweep_says_what_fails(monkeypatch):
     assert not sweep.report([sweep.Result('mmpretrain/a.py', **found)], lines.append)
     assert 'FAILS with EN: mmpretrain/a.py' in '\n'.join(lines)
     assert lines[-1].split() == ['all', '1', '0', '0', '1', '1', *['0'] * len(NORMS)]
+
+
+def test_fuse(digits, main, tmp_path):
+    """The run is fused, its config says so, and its checkpoint is that of any run."""
+    main('train', DEMO, '--norm', 'EN', '--fuse', '--work-dir', tmp_path / 'fused', *options(digits))
+    main('train', DEMO, '--norm', 'EN', '--work-dir', tmp_path / 'alone', *options(digits))
+    dumped = tmp_path / 'fused' / Path(DEMO).name
+    assert [hook.type for hook in Config.fromfile(dumped).custom_hooks].count('FuseHook') == 1
+    log = next((tmp_path / 'fused').glob('*/*.log')).read_text()
+    assert 'FuseHook: 17 of 20 learned norms do what follows them' in log
+    fused, alone = (weights(tmp_path / name / 'iter_2.pth') for name in ('fused', 'alone'))
+    assert list(fused) == list(alone)
+    for name, value in alone.items():
+        torch.testing.assert_close(fused[name], value, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f'{n}: {text}')
+    main('test', dumped, tmp_path / 'fused/iter_2.pth', '--work-dir', tmp_path / 'test')
