@@ -63,3 +63,14 @@ def test_occupancy():
     assert Resources(255, 0, 0, 4).occupancy(90) == 0.125
     assert Resources(32, 0, 48 << 10, 4).occupancy(80) == 3 * 4 / 64
     assert Resources(32, 0, 48 << 10, 4).occupancy(90) == 4 * 4 / 64
+
+
+def test_a_step_of_torchvisions_resnet50():
+    pytest.importorskip('torchvision')
+    import networks
+
+    words = ['--model', 'torchvision_resnet50', '--size', '32', '--batch', '2', '--device', 'cpu', '--amp', 'bfloat16']
+    options = networks.parse_arguments([*words, '--memory-format', 'channels_last'])
+    networks.import_codebase('torchvision_resnet50')
+    for norm in ('BN', 'EN', 'GN'):
+        networks.make_step('torchvision_resnet50', norm, options)()
