@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -64,6 +65,8 @@ def steps(
         words += ['--memory-format', *formats, '--dtype', *dtypes, '--layers', *names, '--then', *then]
         return Step(title, words, limit, tables='layers')
 
+    # Most of a test's time is Triton's compiler, which takes one core.
+    workers = ['-n', str(min(8, os.cpu_count() or 1))] if find_spec('xdist') and device == 'cuda' else []
     norms, compiled = ['GN', *OURS], [f'{name}-compiled' for name in OURS]
     fused = ['nothing', 'relu', 'sum-relu']
     half = 'float16' if device == 'cuda' else 'bfloat16'
@@ -72,8 +75,8 @@ def steps(
     return [
         Step(
             'Tests of operators and layers',
-            ['-m', 'pytest', '-p', 'no:cacheprovider', *tests],
-            180,
+            ['-m', 'pytest', '-p', 'no:cacheprovider', *workers, *tests],
+            220,
             needs=('pytest', 'numpy'),
         ),
         layers('Layers, half precision, channels_last', ['channels_last'], [half], norms, fused, 120),
@@ -109,15 +112,24 @@ def run(step: Step, folder: Path, limit: float) -> str:
         try:
             status = f'status {process.wait(limit)}'
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            process.wait()
             status = f'stopped after its {limit:.0f} s'
+            stop(process)
     took = f'{status}, {time.monotonic() - start:.0f} s\n\n'
     saved = folder / f'{step.tables}.md'
     if step.tables and saved.is_file():
         return title + took + saved.read_text()
     lines = (folder / 'output.txt').read_text(errors='replace').splitlines()
     return title + took + '```\n' + '\n'.join(lines[-40:]) + '\n```\n'
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End a process and what it has started; pytest still says what has failed so far."""
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def report(all_steps: Sequence[Step], out: Path, device: torch.device) -> Path:

@@ -161,10 +161,11 @@ def train(name: str, variant: str, dtype: torch.dtype, memory_format: torch.memo
     return step
 
 
-def measure(capability: int, dtype: str, memory_format: str, layers: Sequence[str] = tuple(LAYERS)) -> list[dict]:
+def measure(capability: int, dtype: str, memory_format: str) -> list[dict]:
     """A row for each kernel that layers launch, and each variant of those that differ by it."""
     rows: dict[str, dict] = {}
-    steps = [(name, '') for name in layers] + [(layers[0], variant) for variant in VARIANTS if variant]
+    # The passes are the same in all layers.
+    steps = [(name, '') for name in LAYERS] + [('SN', variant) for variant in VARIANTS if variant]
     before = mmnorm.set_backend('triton')
     try:
         with compiled(capability) as launches:

@@ -5,10 +5,14 @@ It has three parts, ``scale * dy`` from the affine form and one from each moment
     dx = scale * dy + (2 / L) * dvar * (x - mean) + dmean / L
 
 Left to itself, autograd would make each part by itself and add them. So the node of the affine form hands ``dy`` and
-``scale`` on, as the gradients of two stand-ins without memory of their own, and the node of the moments, which comes
-last, makes the pass. What is between the two, the coefficients, is anything that autograd can go through.
+``scale`` on, as the gradients of stand-ins without memory of their own, and the node of the moments, which comes last,
+makes the pass. What is between the two, the coefficients, is anything that autograd can go through.
 
-Kept between forward and backward: x, and (N, C) numbers.
+An activation in the pass turns ``dy`` into the gradient of its argument, which is ``scale * (x - mean) + shift`` and so
+can be had again: ``shift`` is a third stand-in's gradient. After a residual sum that gradient is in memory anyway, as the
+residual's, and is handed on in the place of ``dy``.
+
+Kept between forward and backward: x, and (N, C) numbers; after a sum and an activation also what the passes say.
 """
 
 import math

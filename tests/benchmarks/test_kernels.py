@@ -17,7 +17,6 @@ def test_a_row_for_each_kernel(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(kernels, 'VARIANTS', {name: kernels.VARIANTS[name] for name in ('', 'sum, relu')})
     monkeypatch.setattr(kernels, 'LAYERS', {'SN': kernels.LAYERS['SN']})
     options = ['--capability', '80', '--dtype', 'float16', '--memory-format', 'channels_last', '--out', str(tmp_path)]
-    monkeypatch.setattr(kernels.measure, '__defaults__', (('SN',),))
     assert kernels.main(options) == 0
     assert 'SN with sum, relu' in capsys.readouterr().out
     lines = (tmp_path / 'kernels.csv').read_text().splitlines()
