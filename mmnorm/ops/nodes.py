@@ -9,8 +9,8 @@ Left to itself, autograd would make each part by itself and add them. So the nod
 makes the pass. What is between the two, the coefficients, is anything that autograd can go through.
 
 An activation in the pass turns ``dy`` into the gradient of its argument, which is ``scale * (x - mean) + shift`` and so
-can be had again: ``shift`` is a third stand-in's gradient. After a residual sum that gradient is in memory anyway, as the
-residual's, and is handed on in the place of ``dy``.
+can be had again: ``shift`` is a third stand-in's gradient. After a residual sum that gradient is in memory anyway, as
+the residual's, and is handed on in the place of ``dy``.
 
 Kept between forward and backward: x, and (N, C) numbers; after a sum and an activation also what the passes say.
 """
