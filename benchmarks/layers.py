@@ -19,6 +19,7 @@ from plots import draw_layers
 from report import Table, duration, number, save
 from shapes import SETS, Shape, expand, parse_shape
 from torch import nn
+from torch.nn import functional
 
 import mmnorm
 from mmnorm.timing import geometric_mean, interleave
@@ -39,7 +40,11 @@ FLOOR = 'floor'
 # Times that x is read or written: forward for the moments, then for the output; backward dy and x for the sums, then
 # both and dx. A copy is two.
 FLOOR_PASSES = {'forward': 3, 'backward': 5, 'forward+backward': 8}
+# With a sum, the residual is read too, and its gradient written.
+SUM_FLOOR_PASSES = {'forward': 4, 'backward': 6, 'forward+backward': 10}
 TIMES = tuple(FLOOR_PASSES)
+# What follows the norm: in a pass of it where the layer is ours, in operators of their own elsewhere.
+THEN = ('nothing', 'relu', 'sum-relu')
 BYTES = ('kept', 'peak')
 
 
@@ -63,6 +68,10 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--layers', nargs='+', choices=LAYERS, metavar='LAYER',
         help=f'any of {", ".join(LAYERS)}; BN always (default: all but the compiled)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--then', nargs='+', choices=THEN, default=['nothing'],
+        help='what follows the norm: nothing (default), relu, sum-relu with a residual',
     )  # fmt: skip
     parser.add_argument(
         '--compile', action='store_true', help='the formulas under torch.compile too, which takes minutes on a CPU'
@@ -108,14 +117,44 @@ def build(name: str, channels: int, device: torch.device, dtype: torch.dtype) ->
         # It takes no float32 parameters with half-precision input on CUDA.
         return nn.GroupNorm(math.gcd(32, channels), channels, device=device, dtype=dtype)
     kind, _, variant = name.partition('-')
-    layer = OURS[kind](channels, device=device)
     if not variant:
-        return layer
-    return torch.compile(PlainNorm(layer), dynamic=False) if variant == 'compiled' else PlainNorm(layer)
+        return OURS[kind](channels, device=device)
+    plain = build_plain(name, channels, device)
+    return torch.compile(plain, dynamic=False) if variant == 'compiled' else plain
+
+
+def build_plain(name: str, channels: int, device: torch.device) -> PlainNorm:
+    return PlainNorm(OURS[name.partition('-')[0]](channels, device=device))
+
+
+class Followed(nn.Module):
+    """A norm, then a residual if it is given one, then ReLU, each an operator of its own."""
+
+    def __init__(self, norm: nn.Module):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: torch.Tensor, *residual: torch.Tensor) -> torch.Tensor:
+        return functional.relu(sum(residual, self.norm(x)), inplace=True)
+
+
+def build_followed(name: str, then: str, channels: int, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The layer, and what of THEN follows it, which takes x and the residuals."""
+    module = build(name, channels, device, dtype)
+    if then == 'nothing':
+        return module
+    if name in OURS:
+        module.activation = 'relu'
+        return module
+    return (
+        torch.compile(Followed(build_plain(name, channels, device)), dynamic=False)
+        if name in COMPILED
+        else Followed(module)
+    )
 
 
 def measure(
-    shape: Shape, memory_format: str, dtype: str, layers: list[str], repeats: int, device: torch.device
+    shape: Shape, memory_format: str, dtype: str, layers: list[str], repeats: int, device: torch.device, then: str
 ) -> list[dict]:
     """Times and bytes of all layers at one shape, and of the floor."""
     torch.manual_seed(0)
@@ -126,15 +165,16 @@ def measure(
     x = torch.randn(shape, **like).contiguous(**as_format).requires_grad_()
     dy = torch.randn(shape, **like).contiguous(**as_format)
     copy = torch.empty_like(dy)
-    modules = {name: build(name, shape[1], **like) for name in layers}
+    modules = {name: build_followed(name, then, shape[1], **like) for name in layers}
+    residuals = [torch.randn_like(x).requires_grad_()] if then == 'sum-relu' else []
 
     def forward_backward(module):
-        return torch.autograd.grad(module(x), [x, *module.parameters()], dy)
+        return torch.autograd.grad(module(x, *residuals), [x, *residuals, *module.parameters()], dy)
 
     def calls_of(names):
         calls = {}
         for name in names:
-            calls[name, 'forward'] = partial(modules[name], x)
+            calls[name, 'forward'] = partial(modules[name], x, *residuals)
             calls[name, 'forward+backward'] = partial(forward_backward, modules[name])
         return calls
 
@@ -150,19 +190,21 @@ def measure(
         taken = formula_samples if name in formulas else samples
         result = times(name, taken)
         result |= relative(result, times('BN', formula_samples) if name in formulas else bn)
-        result['kept'], result['peak'] = step_memory(module, x, dy, list(module.parameters()))
+        leaves = [*residuals, *module.parameters()]
+        result['kept'], result['peak'] = step_memory(lambda x: module(x, *residuals), x, dy, leaves)  # noqa: B023
         result['samples'] = {key[1]: value for key, value in taken.items() if key[0] == name}
         if name in formulas:
             result['samples'] |= {f'BN {key[1]}': value for key, value in taken.items() if key[0] == 'BN'}
         results.append({'layer': name, **result})
     a_pass = statistics.median(samples[FLOOR, 'copy']) / 2
-    floor = {time: passes * a_pass for time, passes in FLOOR_PASSES.items()}
+    passes_of = SUM_FLOOR_PASSES if residuals else FLOOR_PASSES
+    floor = {time: passes * a_pass for time, passes in passes_of.items()}
     floor |= relative(floor, bn)
-    # The output and the gradient of the input.
-    sizes = {'kept': 0, 'peak': 2 * x.nbytes}
+    # The output and the gradients of input and residual.
+    sizes = {'kept': 0, 'peak': (2 + len(residuals)) * x.nbytes}
     results.append({'layer': FLOOR, **floor, **sizes, 'samples': {'copy': samples[FLOOR, 'copy']}})
 
-    common = {'memory_format': memory_format, 'dtype': dtype, 'shape': 'x'.join(map(str, shape))}
+    common = {'memory_format': memory_format, 'dtype': dtype, 'then': then, 'shape': 'x'.join(map(str, shape))}
     for result in results:
         result['input'] = x.nbytes
         result |= {f'{size} / input': result[size] / x.nbytes for size in BYTES}
@@ -180,14 +222,25 @@ def relative(seconds: dict[str, float], bn: dict[str, float]) -> dict[str, float
     return {f'{time} / BN': seconds[time] / bn[time] if bn[time] > 0 else math.nan for time in TIMES}
 
 
+def group_of(result: dict) -> tuple[str, str, str]:
+    """What one table holds."""
+    return result['memory_format'], result['dtype'], result['then']
+
+
+def describe_group(group: tuple[str, str, str]) -> str:
+    """Memory format and type, and what follows the norm if anything does."""
+    *kind, then = group
+    return ', '.join([*kind, *([] if then == 'nothing' else [f'with {then}'])])
+
+
 def summarize(results: list[dict]) -> list[dict]:
     """Means over the shapes for each layer in each group of memory format and type."""
     groups: dict[tuple, list[dict]] = {}
     for result in results:
-        groups.setdefault((result['memory_format'], result['dtype'], result['layer']), []).append(result)
+        groups.setdefault((*group_of(result), result['layer']), []).append(result)
     means = []
-    for (memory_format, dtype, layer), group in groups.items():
-        mean = {'memory_format': memory_format, 'dtype': dtype, 'shape': 'geometric mean', 'layer': layer}
+    for (memory_format, dtype, then, layer), group in groups.items():
+        mean = {'memory_format': memory_format, 'dtype': dtype, 'then': then, 'shape': 'geometric mean', 'layer': layer}
         for key in [*TIMES, *(f'{time} / BN' for time in TIMES)]:
             mean[key] = geometric_mean([result[key] for result in group])
         # Some layers keep nothing, so that there is no geometric mean.
@@ -200,12 +253,12 @@ def tables(results: list[dict], means: list[dict]) -> list[Table]:
     """One table a memory format and type: a section a quantity, a row a shape, a column a layer."""
     groups: dict[tuple, dict[str, dict[str, dict]]] = {}
     for result in [*results, *means]:
-        rows = groups.setdefault((result['memory_format'], result['dtype']), {})
+        rows = groups.setdefault(group_of(result), {})
         rows.setdefault(result['shape'], {})[result['layer']] = result
     made = []
     for group, rows in groups.items():
         layers = list(next(iter(rows.values())))
-        table = Table(f'{", ".join(group)}: time relative to BN', ['', *layers])
+        table = Table(f'{describe_group(group)}: time relative to BN', ['', *layers])
         for time in TIMES:
             lines = [
                 [shape]
@@ -215,7 +268,7 @@ def tables(results: list[dict], means: list[dict]) -> list[Table]:
             ]
             table.sections.append((time, lines))
         made.append(table)
-        table = Table(f'{", ".join(group)}: memory relative to the input', ['', *layers])
+        table = Table(f'{describe_group(group)}: memory relative to the input', ['', *layers])
         titles = {'kept': 'kept for the backward, beside input and output', 'peak': 'peak, with output and gradients'}
         for size, title in titles.items():
             lines = [
@@ -245,8 +298,12 @@ def main(words: Sequence[str] | None = None) -> int:
     for dtype in options.dtype:
         for memory_format in options.memory_format:
             for shape in options.shapes:
-                print(f'{memory_format}, {dtype}, {"x".join(map(str, shape))} ...', file=sys.stderr, flush=True)
-                results += measure(shape, memory_format, dtype, options.layers, options.repeats, options.device)
+                for then in options.then:
+                    group = describe_group((memory_format, dtype, then))
+                    print(f'{group}, {"x".join(map(str, shape))} ...', file=sys.stderr, flush=True)
+                    results += measure(
+                        shape, memory_format, dtype, options.layers, options.repeats, options.device, then
+                    )
     facts['load at the end'] = load()
     means = summarize(results)
 
@@ -257,15 +314,19 @@ def main(words: Sequence[str] | None = None) -> int:
     units = {**dict.fromkeys(TIMES, ' (s)'), **dict.fromkeys((*BYTES, 'input'), ' (bytes)')}
     rows = [{f'{k}{units.get(k, "")}': v for k, v in result.items() if k != 'samples'} for result in results]
     save(options.out, 'layers', without_nan(content), rows, made)
-    draw_layers(results, means, describe(facts), options.out / 'layers.png')
+    try:
+        draw_layers(results, means, describe(facts), options.out / 'layers.png')
+    except ModuleNotFoundError as error:
+        print(f'no figure: {error}', file=sys.stderr)
     print(f'saved {options.out}/layers.json, .csv, .md and .png; load at the end {facts["load at the end"]}')
 
     missed = []
     for dtype in options.dtype:
         for memory_format in options.memory_format:
-            group = [m for m in means if (m['memory_format'], m['dtype']) == (memory_format, dtype)]
-            ratios = {mean['layer']: mean['forward+backward / BN'] for mean in group}
-            missed += arguments.missed_limits(options.at_most, ratios, f'{memory_format}, {dtype}')
+            for then in options.then:
+                group = memory_format, dtype, then
+                ratios = {mean['layer']: mean['forward+backward / BN'] for mean in means if group_of(mean) == group}
+                missed += arguments.missed_limits(options.at_most, ratios, describe_group(group))
     for line in missed:
         print(line, file=sys.stderr)
     if options.at_most and not missed:

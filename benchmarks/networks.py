@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import arguments
@@ -16,7 +17,8 @@ import torch
 from environment import ROOT, describe, environment, load
 from memory import process_memory
 from report import Table, duration, number, save
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 import mmnorm
 from mmnorm.timing import interleave, seconds_per_call
@@ -33,7 +35,7 @@ FUSED = '+fuse'
 NORM_CFGS |= {f'{norm}{FUSED}': NORM_CFGS[norm] for norm in ('SN', 'EN', 'ILM')}
 NORMS = list(NORM_CFGS)
 # Side length of the images, and images a batch on a CPU and on CUDA.
-MODELS = {'resnet50': (224, 8, 64), 'deeplabv3_r50': (512, 2, 4)}
+MODELS = {'resnet50': (224, 8, 64), 'torchvision_resnet50': (224, 8, 64), 'deeplabv3_r50': (512, 2, 4)}
 AMP = ('off', 'bfloat16', 'float16')
 
 
@@ -89,6 +91,8 @@ def size_and_batch(model: str, options: argparse.Namespace) -> tuple[int, int]:
 def import_codebase(model: str) -> None:
     if model == 'resnet50':
         import mmpretrain.models  # noqa: F401
+    elif model == 'torchvision_resnet50':
+        import torchvision.models  # noqa: F401
     else:
         import mmseg.models  # noqa: F401
 
@@ -107,6 +111,31 @@ def build_resnet50(norm_cfg: dict, size: int, batch: int, device: torch.device) 
     return network, [DataSample().set_gt_label(label) for label in labels]
 
 
+def build_torchvision_resnet50(norm_cfg: dict, size: int, batch: int, device: torch.device) -> tuple[nn.Module, list]:
+    """ResNet-50 of torchvision, for machines without OpenMMLab, and random labels."""
+    from torchvision.models import resnet50
+
+    layers = {
+        'BN': nn.BatchNorm2d,
+        'SN': mmnorm.SwitchableNorm2d,
+        'EN': mmnorm.ExemplarNorm2d,
+        'ILM': mmnorm.InstanceMetaNorm2d,
+        'GN': partial(nn.GroupNorm, 32),
+    }
+    return Classifier(resnet50(norm_layer=layers[norm_cfg['type']])), [torch.randint(1000, (batch,), device=device)]
+
+
+class Classifier(nn.Module):
+    """A network that is called as OpenMMLab's are, with a tensor of labels in the place of its samples."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, samples: list[Tensor], mode: str) -> dict[str, Tensor]:
+        return {'loss': functional.cross_entropy(self.network(images), samples[0])}
+
+
 def build_deeplabv3_r50(norm_cfg: dict, size: int, batch: int, device: torch.device) -> tuple[nn.Module, list]:
     """DeepLabV3-R50 of mmseg with output stride 8 as in this project's configs, and random label maps."""
     from mmengine.config import Config
@@ -122,7 +151,11 @@ def build_deeplabv3_r50(norm_cfg: dict, size: int, batch: int, device: torch.dev
     return MODELS.build(config), [SegDataSample(gt_sem_seg=PixelData(data=labels)) for labels in maps]
 
 
-BUILD = {'resnet50': build_resnet50, 'deeplabv3_r50': build_deeplabv3_r50}
+BUILD = {
+    'resnet50': build_resnet50,
+    'torchvision_resnet50': build_torchvision_resnet50,
+    'deeplabv3_r50': build_deeplabv3_r50,
+}
 
 
 def make_step(model: str, norm: str, options: argparse.Namespace) -> Callable[[], None]:

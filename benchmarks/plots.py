@@ -28,7 +28,7 @@ def draw_layers(results: list[dict], means: list[dict], caption: str, file: Path
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    groups = list(dict.fromkeys((result['memory_format'], result['dtype']) for result in results))
+    groups = list(dict.fromkeys((result['memory_format'], result['dtype'], result['then']) for result in results))
     shapes = list(dict.fromkeys(result['shape'] for result in results))
     width = 4 + 0.25 * max(0, len(shapes) - 8)
     size = (width * len(QUANTITIES), 3.6 * len(groups) + 1)
@@ -37,7 +37,7 @@ def draw_layers(results: list[dict], means: list[dict], caption: str, file: Path
         for axis, (quantity, label) in zip(row, QUANTITIES.items(), strict=True):
             values: dict[str, list[float]] = {}
             for result in [*results, *means]:
-                if (result['memory_format'], result['dtype']) == group:
+                if (result['memory_format'], result['dtype'], result['then']) == group:
                     values.setdefault(result['layer'], []).append(result[quantity])
             for layer, heights in values.items():
                 kind, _, variant = layer.partition('-')

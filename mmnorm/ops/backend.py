@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..version import is_older
 from . import nodes
+from .activation import ACTIVATIONS
 from .compat import is_compiling, is_forward_ad, is_transformed
 from .passes import native, reference
 from .passes.composed import ComposedPasses
@@ -56,14 +57,9 @@ class Backend:
     kernels: Mapping[str, Callable] = field(default_factory=dict)
 
 
-def _alone(affine: Callable) -> Callable:
-    """A pass into which nothing else goes."""
-    return lambda *args: affine(*args[:-1])
-
-
 @cache
 def _composed() -> Backend:
-    return Backend('composed', lambda x, _: nodes.moments(x, ComposedPasses()), _alone(nodes.affine))
+    return Backend('composed', lambda x, _: nodes.moments(x, ComposedPasses()), nodes.affine)
 
 
 @cache
@@ -79,7 +75,10 @@ def _triton() -> Backend:
     from .coefficients.triton import KERNELS
     from .passes import triton
 
-    return Backend('triton', lambda x, _: nodes.moments(x, triton), _alone(nodes.affine), kernels=KERNELS)
+    def moments(x: Tensor, fused: nodes.Fused) -> tuple[Tensor, Tensor, tuple]:
+        return nodes.moments(x, triton, fused)
+
+    return Backend('triton', moments, nodes.affine, frozenset(ACTIVATIONS), KERNELS)
 
 
 def has_native() -> bool:

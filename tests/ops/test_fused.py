@@ -1,6 +1,10 @@
 """Activation and residual sum in the passes: what the layer and plain operators give, forward and every gradient."""
 
 import copy
+import os
+import subprocess
+import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,6 +13,10 @@ from torch.nn import functional as F
 import mmnorm
 from mmnorm.ops import backend
 
+INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+RUNS_KERNELS = backend.has_triton() and (INTERPRETED or DEVICE == 'cuda')
+KERNELS = ['triton'] if RUNS_KERNELS else []
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 ACTIVATIONS = {
     None: lambda y: y,
@@ -18,7 +26,18 @@ ACTIVATIONS = {
     'gelu': F.gelu,
 }
 # Planes of one value, odd lengths, widths around those of vectors, volumes.
-SHAPES = [(3, 5), (2, 6, 7), (2, 3, 1, 1), (2, 40, 3, 3), (1, 17, 7, 5), (2, 33, 9, 8), (2, 24, 20, 13), (2, 5, 3, 4, 5)]
+SHAPES = [
+    (3, 5),
+    (2, 6, 7),
+    (2, 3, 1, 1),
+    (2, 40, 3, 3),
+    (1, 17, 7, 5),
+    (2, 33, 9, 8),
+    (2, 24, 20, 13),
+    (2, 5, 3, 4, 5),
+]
+# The interpreter takes its time, and what a tile may meet has tests of the passes alone.
+SHAPES = SHAPES if not INTERPRETED else [(3, 5), (2, 3, 3, 1), (2, 9, 2, 3, 2)]
 CASES = [(shape, False) for shape in SHAPES] + [(shape, True) for shape in SHAPES if len(shape) > 3]
 LAYERS = {
     'SN': mmnorm.SwitchableNorm2d,
@@ -26,6 +45,23 @@ LAYERS = {
     'ILM': mmnorm.InstanceMetaNorm2d,
     'SSN': mmnorm.SparseSwitchableNorm2d,
 }
+
+
+@pytest.mark.skipif(RUNS_KERNELS or not backend.has_triton(), reason='the tests below run right here, or there is none')
+def test_triton_in_the_interpreter():
+    # In a process of its own: Triton asks once, at its import, and interpreting changes its library for good.
+    command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', '-k', 'triton', __file__]
+    done = subprocess.run(command, env=os.environ | {'TRITON_INTERPRET': '1'}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-10000:] + done.stderr[-2000:]
+
+
+@pytest.fixture(autouse=True, params=['auto', *KERNELS])
+def implementation(request):
+    """Which one runs; Triton on the GPU where there is one."""
+    previous = mmnorm.set_backend(request.param)
+    with torch.device(DEVICE) if request.param == 'triton' else nullcontext():
+        yield request.param
+    mmnorm.set_backend(previous)
 
 
 def layer_for(shape, activation, **options):
@@ -47,23 +83,22 @@ def run(function, layer, tensors, dy):
     return [y, *torch.autograd.grad(y, [*leaves, *layer.parameters()], dy)]
 
 
+def plainly(activation):
+    return lambda layer, x, *z: ACTIVATIONS[activation](sum(z, layer(x)))
+
+
 @pytest.mark.parametrize('with_residual', [False, True], ids=['norm', 'sum'])
 @pytest.mark.parametrize('activation', ACTIVATIONS)
-@pytest.mark.parametrize('shape, last', CASES)
-@pytest.mark.parametrize('name', ['auto', 'composed', 'reference'])
-def test_equals_plain_operators(name, shape, last, activation, with_residual):
+@pytest.mark.parametrize(('shape', 'last'), CASES)
+@pytest.mark.parametrize('implementation', ['auto', 'composed', 'reference', *KERNELS], indirect=True)
+def test_equals_plain_operators(shape, last, activation, with_residual):
     fused = layer_for(shape, activation).double()
     alone = copy.deepcopy(fused)
     alone.activation = None
     tensors = [make(shape, last) for _ in range(2 if with_residual else 1)]
     dy = make(shape, last)
-    previous = mmnorm.set_backend(name)
-    try:
-        actual = run(lambda layer, *t: layer(*t), fused, tensors, dy)
-        plain = lambda layer, x, *z: ACTIVATIONS[activation](sum(z, layer(x)))  # noqa: E731
-        expected = run(plain, alone, tensors, dy)
-    finally:
-        mmnorm.set_backend(previous)
+    actual = run(lambda layer, *t: layer(*t), fused, tensors, dy)
+    expected = run(plainly(activation), alone, tensors, dy)
     for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
         assert a.stride() == b.stride()
@@ -72,7 +107,7 @@ def test_equals_plain_operators(name, shape, last, activation, with_residual):
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize('shape, last', [((2, 33, 9, 8), True), ((2, 33, 9, 7), False)])
+@pytest.mark.parametrize(('shape', 'last'), [((2, 33, 9, 8), True), ((2, 33, 9, 7), False)])
 @pytest.mark.parametrize('with_residual', [False, True], ids=['norm', 'sum'])
 def test_precision(shape, last, with_residual, dtype):
     """No further from float64 than the layer and plain operators in that type are."""
@@ -90,6 +125,7 @@ def test_precision(shape, last, with_residual, dtype):
         assert error <= 1.1 * allowed + torch.finfo(a.dtype).eps * e.abs().mean()
 
 
+@pytest.mark.parametrize('implementation', ['auto'], indirect=True)
 @pytest.mark.parametrize('kind', LAYERS)
 @pytest.mark.parametrize('with_residual', [False, True], ids=['norm', 'sum'])
 @pytest.mark.parametrize('activation', ['relu', 'leaky_relu'])
@@ -98,6 +134,26 @@ def test_gradients_of_gradients(kind, activation, with_residual):
     tensors = [make((2, 4, 3, 3)).requires_grad_() for _ in range(2 if with_residual else 1)]
     torch.autograd.gradcheck(layer, tensors)
     torch.autograd.gradgradcheck(layer, tensors)
+
+
+@pytest.mark.parametrize('with_residual', [False, True], ids=['norm', 'sum'])
+@pytest.mark.parametrize('activation', ACTIVATIONS)
+@pytest.mark.parametrize('last', [False, True])
+def test_gradients_of_gradients_equal_plain_operators(last, activation, with_residual):
+    fused = layer_for((2, 9, 5, 3), activation).double()
+    alone = copy.deepcopy(fused)
+    alone.activation = None
+    tensors = [make((2, 9, 5, 3), last) for _ in range(2 if with_residual else 1)]
+
+    def twice(function, layer):
+        leaves = [t.clone(memory_format=torch.preserve_format).requires_grad_() for t in tensors]
+        leaves += layer.parameters()
+        y = function(layer, *leaves[: len(tensors)])
+        first = torch.autograd.grad(y.square().sum(), leaves, create_graph=True)
+        return *first, *torch.autograd.grad(sum(t.square().sum() for t in first), leaves)
+
+    for a, b in zip(twice(lambda layer, *t: layer(*t), fused), twice(plainly(activation), alone), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize('kind', LAYERS)
@@ -113,12 +169,12 @@ def test_eval_and_no_grad(kind):
         torch.testing.assert_close(layer(x), torch.relu(alone(x)))
 
 
-@pytest.mark.skipif(not backend.has_native(), reason='mmnorm._C is not compiled')
+@pytest.mark.parametrize('implementation', [*(['auto'] if backend.has_native() else []), *KERNELS], indirect=True)
 @pytest.mark.parametrize('with_residual', [False, True], ids=['norm', 'sum'])
 @pytest.mark.parametrize('last', [False, True])
 def test_only_the_input_and_a_bit_a_value_are_kept(last, with_residual):
     layer = mmnorm.ExemplarNorm2d(64, activation='relu')
-    x, z = [make((2, 64, 32, 32), last, torch.float32).requires_grad_() for _ in range(2)]
+    x, z = [make((2, 64, 16, 16), last, torch.float32).requires_grad_() for _ in range(2)]
     kept = {}
 
     def pack(t):
@@ -182,6 +238,24 @@ def test_infinite_and_missing_values_pass_as_in_plain_operators():
     alone = copy.deepcopy(layer)
     alone.activation = None
     torch.testing.assert_close(layer(x, z), torch.relu(alone(x) + z), equal_nan=True)
+
+
+@pytest.mark.parametrize('activation', ['silu', 'gelu'])
+@pytest.mark.skipif(not KERNELS, reason='runs in the process of test_triton_in_the_interpreter')
+@pytest.mark.parametrize('implementation', ['triton'], indirect=True)
+def test_the_input_and_the_residual_are_kept(activation):
+    layer = mmnorm.ExemplarNorm2d(64, activation=activation)
+    x, z = [make((2, 64, 16, 16), False, torch.float32).requires_grad_() for _ in range(2)]
+    kept = {}
+
+    def pack(t):
+        kept[t.data_ptr()] = t.numel() * t.element_size()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        layer(x, z)
+    assert kept.pop(x.data_ptr()) == kept.pop(z.data_ptr()) == x.nbytes
+    assert sum(kept.values()) <= 60 * 2 * 64 * 8
 
 
 @pytest.mark.parametrize('shape', [(0, 8, 5, 5), (2, 8, 0, 5)])

@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 import torch
 from helpers import randomize
+from kernels import compiled, resources
 
 import mmnorm
 from mmnorm.ops import backend, coefficients
@@ -384,53 +385,23 @@ def test_launches_of_the_layers(launches, name, triton_backend):
     assert (forward - 2, len(launches) - forward - 2) == tuple(map(int, row))
 
 
-class GPU:
-    """A driver of a GPU that is not there, enough to compile for it."""
-
-    def __init__(self, capability):
-        self.capability = capability
-
-    def get_current_device(self):
-        return self.capability
-
-    def get_current_stream(self, device):
-        return 0
-
-    def get_current_target(self):
-        return triton.backends.compiler.GPUTarget('cuda', self.capability, 32)
-
-
 @collected(not INTERPRETED)
 @pytest.mark.parametrize(('capability', 'dtypes'), [(80, DTYPES[1]), (90, DTYPES[1]), (90, DTYPES[0])])
-def test_kernels_compile_for_a_gpu(monkeypatch, tmp_path, capability, dtypes):
+def test_kernels_compile_for_a_gpu(capability, dtypes):
     if 'nvidia' not in triton.backends.backends:
         pytest.skip('this Triton has no compiler for NVIDIA GPUs')
-    codes = {}
-
-    def launch(kernel, programs, *args, **constants):
-        compiled = kernel.run(*args, grid=(programs,), warmup=True, num_warps=PASSES.NUM_WARPS, **constants)
-        codes.setdefault(kernel.__name__, []).append(compiled.asm)
-
-    for module in MODULES:
-        monkeypatch.setattr(module, 'launch', launch)
-    driver = triton.runtime.driver
-    before = vars(driver).copy()
-    driver.set_active(GPU(capability))
-    try:
-        with triton.knobs.cache.scope():
-            triton.knobs.cache.dir = str(tmp_path)
-            for name, tensors, options in every_step(dtypes=dtypes):
-                outputs = kernel(name, leaves(tensors), options)
-                outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
-                torch.autograd.backward(outputs, [torch.ones_like(y) for y in outputs])
-    finally:
-        vars(driver).update(before)
-    assert len(codes) == 9
-    for name, versions in codes.items():
-        for code in versions:
-            assert len(code['cubin']) > 0
-            # There may be more than 2 ** 31 planes: no offset of 32 bits.
-            assert not re.search(r'tt\.addptr .*tensor<[\dx]*xi32>', code['ttir']), name
+    with compiled(capability) as codes:
+        for name, tensors, options in every_step(dtypes=dtypes):
+            outputs = kernel(name, leaves(tensors), options)
+            outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+            torch.autograd.backward(outputs, [torch.ones_like(y) for y in outputs])
+        found = {code.hash: (name, code) for name, code in codes}
+    assert len({name for name, _ in found.values()}) == 9
+    for name, code in found.values():
+        assert len(code.asm['cubin']) > 0
+        assert resources(code).spilled == 0, name
+        # There may be more than 2 ** 31 planes: no offset of 32 bits.
+        assert not re.search(r'tt\.addptr .*tensor<[\dx]*xi32>', code.asm['ttir']), name
 
 
 def test_triton_that_is_too_old(monkeypatch):

@@ -10,6 +10,7 @@ import torch
 from helpers import assert_same, outputs_and_gradients, randomize
 
 import mmnorm
+from mmnorm.ops import Activation, normalize
 
 triton = pytest.importorskip('triton', minversion='3.4')
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
@@ -69,3 +70,23 @@ if INTERPRETED or DEVICE == 'cuda':
                 mmnorm.set_backend(before)
             results.append({str(i): t.detach().cpu() for i, t in enumerate((y, *first, *second))})
         assert_same(*results)
+
+    @pytest.mark.parametrize('activation', [None, 'relu'])
+    def test_coefficients_that_all_samples_share(activation):
+        """Their memory has no place for a plane of each sample."""
+        x = torch.randn(3, 24, 5, 7, dtype=torch.float64).to(DEVICE).requires_grad_()
+        weight, bias = (torch.randn(24, dtype=torch.float64).to(DEVICE).requires_grad_() for _ in range(2))
+
+        def coefficients(mean, var, positions):
+            return weight[None], bias[None]
+
+        results = []
+        for backend in ('triton', 'reference'):
+            before = mmnorm.set_backend(backend)
+            try:
+                y = normalize(x, coefficients, activation and Activation(activation))
+                results.append([y, *torch.autograd.grad(y.square().sum(), [x, weight, bias])])
+            finally:
+                mmnorm.set_backend(before)
+        for a, b in zip(*results, strict=True):
+            torch.testing.assert_close(a, b)

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 import torch
+from kernels import compiled, resources
 
+from mmnorm.ops import ACTIVATIONS, Activation
 from mmnorm.ops.passes.reference import accumulation_dtype, coefficient_dtype
 
 triton = pytest.importorskip('triton', minversion='3.4')
@@ -124,6 +126,79 @@ def check_elementwise(x):
     assert torch.equal(dx, passes.input_gradient(dy, x, mean, scale, slope, offset))
 
 
+def check_fused(x, name):
+    """Activation and sum; the gradients by plain operators in float64."""
+    activation = Activation(name, 0.3)
+    mean = exact_moments(x)[0].to(coefficient_dtype(x))
+    scale, shift, slope, offset = torch.randn(4, *mean.shape, dtype=mean.dtype, device=x.device)
+    dy, z = torch.randn_like(x), torch.randn_like(x)
+    deviation = x.double() - spread(mean, x)
+    alone = spread(scale, x) * deviation + spread(shift, x)
+    size = (spread(scale, x) * deviation).abs() + spread(shift, x).abs() + z.double().abs()
+    # Values of half precision do not come nearer to 0 than the rounding of what they are computed in.
+    tolerance = 16 * precision(x) * (1 + size)
+
+    def gradient(argument):
+        leaf = argument.detach().requires_grad_()
+        return torch.autograd.grad(activation(leaf), leaf, dy.double())[0]
+
+    def check_sums(actual, g):
+        for sums, term in zip(actual, (g, g * deviation), strict=True):
+            assert_near(sums, total(term), total(tolerance * (1 + term.abs()) * (1 + deviation.abs()) * 4))
+
+    y = passes.affine(x, mean, scale, shift, activation)
+    assert_near(y, activation(alone), tolerance)
+    g = gradient(alone)
+    check_sums(passes.plane_sums(dy, x, mean, scale, shift, activation), g)
+    dx = passes.input_gradient(dy, x, mean, scale, slope, offset, shift, activation)
+    terms = spread(scale, x) * g, spread(slope, x) * deviation, spread(offset, x)
+    assert_near(dx, sum(terms), 4 * tolerance * (1 + sum(t.abs() for t in terms)))
+
+    y, kept = passes.affine_add(x, mean, scale, shift, z, activation, True)
+    again, nothing = passes.affine_add(x, mean, scale, shift, z, activation, False)
+    assert torch.equal(y, again)
+    assert nothing is None
+    assert_near(y, activation(alone + z), tolerance)
+    g = gradient(alone + z)
+    *sums, dz = passes.plane_sums_add(dy, x, mean, scale, shift, activation, kept)
+    check_sums(sums, g)
+    assert_near(dz, g, tolerance * (1 + g.abs()))
+    for out in (y, dx, dz):
+        assert out.dtype == x.dtype
+        assert out.stride() == x.stride()
+    if activation.slope is None:
+        assert kept is z
+    else:
+        assert kept.dtype == torch.uint8
+        slopes = passes.slopes_of(kept, x, activation.slope)
+        assert torch.equal(slopes == 1, alone + z > 0)
+        assert slopes.stride() == x.stride()
+
+
+@collected(RUNS_KERNELS)
+@pytest.mark.parametrize('name', ACTIVATIONS)
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize(('shape', 'last'), [((2, 9, 5, 7), False), ((2, 5, 6, 9), True), ((1, 16, 4, 4), True)])
+def test_activation_and_sum(shape, last, dtype, name):
+    check_fused(make(shape, last, dtype), name)
+
+
+@collected(RUNS_KERNELS)
+@pytest.mark.parametrize('name', ['relu', 'silu'])
+@pytest.mark.parametrize('last', [False, True])
+def test_activation_and_sum_in_chunks(monkeypatch, last, name):
+    monkeypatch.setattr(passes, 'TILE', 256)
+    monkeypatch.setattr(passes, 'SMALL_TILE', 64)
+    monkeypatch.setattr(passes, 'CHUNK', 256)
+    monkeypatch.setattr(passes, 'CHANNEL_BYTES', 8 * 4)
+    x = make((1, 13, 23, 37), last)
+    cut = passes.plan(x, reduce=True)
+    assert cut.chunks > 2
+    assert cut.blocks > 1
+    assert cut.positions % cut.block_positions
+    check_fused(x, name)
+
+
 @collected(RUNS_KERNELS)
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize(('shape', 'last'), CASES)
@@ -230,42 +305,33 @@ def test_offsets_beyond_32_bits():
     assert torch.equal(y[:, 0, -1, -1], values + 1)
 
 
+# Where types or formats differ by nothing that matters here, what goes into the passes is compiled for one of them.
+COMPILED = [(dtype, capability, [None]) for dtype, capability in zip(DTYPES, (80, 80, 90, 90), strict=True)]
+COMPILED += [(dtype, capability, ['relu', 'gelu']) for dtype, capability in ((torch.float64, 80), (torch.float16, 90))]
+
+
 @collected(not INTERPRETED)
-@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize(('dtype', 'capability', 'names'), COMPILED)
 @pytest.mark.parametrize('last', [False, True])
-def test_kernels_compile_for_a_gpu(monkeypatch, tmp_path, last, dtype):
-    if not hasattr(triton, 'knobs'):
-        pytest.skip('before Triton 3.4 its compiler is called otherwise')
+def test_kernels_compile_for_a_gpu(last, dtype, capability, names):
     if 'nvidia' not in triton.backends.backends:
         pytest.skip('this Triton has no compiler for NVIDIA GPUs')
-    launches = []
-    monkeypatch.setattr(passes, 'launch', lambda *args, **constants: launches.append((args, constants)))
     x = torch.empty(2, 32, 128, 128, dtype=dtype)
     x = x.contiguous(memory_format=torch.channels_last) if last else x
-    mean, var = passes.moments(x)
-    passes.plane_sums(x, x, mean)
-    passes.affine(x, mean, var, var)
-    passes.input_gradient(x, x, mean, var, var, mean)
-    assert len(launches) == 5
-
-    with triton.knobs.cache.scope():
-        triton.knobs.cache.dir = str(tmp_path)
-        for (kernel, _, *args), constants in launches:
-            code = compile_as_launched(kernel, args, constants, passes.NUM_WARPS)
-            assert len(code['cubin']) > 0
+    with compiled(capability) as launches:
+        mean, var = passes.moments(x)
+        for name in names:
+            activation = name and Activation(name)
+            _, kept = passes.affine_add(x, mean, var, var, x, activation, True)
+            if kept is not None:
+                passes.plane_sums_add(x, x, mean, var, var, activation, kept)
+            passes.affine(x, mean, var, var, activation)
+            passes.plane_sums(x, x, mean, var, var, activation)
+            passes.input_gradient(x, x, mean, var, var, mean, var, activation)
+        assert len(launches) == 2 + sum(5 if name else 4 for name in names)
+        for name, code in launches:
+            assert len(code.asm['cubin']) > 0
+            assert resources(code).spilled == 0, name
             # Wide loads, as the divisibility of sizes and addresses by 16 promises.
-            if kernel.__name__ != '_merge_moments_kernel':
-                assert re.search(r'ld\.global[.\w]*\.v[24]\.', code['ptx']), kernel.__name__
-
-
-def compile_as_launched(kernel, args, constants, num_warps):
-    """Compile for an H100, specialized as a launch with these arguments would be."""
-    signature = dict.fromkeys(kernel.arg_names, 'constexpr')
-    divisible = {}
-    for i, arg in enumerate(args):
-        signature[kernel.arg_names[i]] = triton.runtime.jit.mangle_type(arg)
-        if not isinstance(arg, int) or (arg % 16 == 0 and not kernel.params[i].do_not_specialize):
-            divisible[(i,)] = [['tt.divisibility', 16]]
-    source = triton.compiler.ASTSource(kernel, signature, constants, divisible)
-    target = triton.backends.compiler.GPUTarget('cuda', 90, 32)
-    return triton.compile(source, target=target, options=dict(num_warps=num_warps)).asm
+            if name != '_merge_moments_kernel':
+                assert re.search(r'ld\.global[.\w]*\.v[24]\.', code.asm['ptx']), name

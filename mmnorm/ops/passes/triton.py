@@ -6,6 +6,12 @@ each sample is a group and the planes of a position are neighbours. Only the add
 along whatever is contiguous. A reduction keeps one accumulator for each element of the tile, so threads meet only
 once, at its end. The center is subtracted before anything is multiplied or summed, so nothing cancels where it is
 large. There are no atomics and nothing is tuned at run time: results are the same, bit by bit, each time.
+
+An activation, and a residual summed before it, go into the same passes. The backward needs the activation's argument
+again. Without a residual it comes from x, scale and shift, as in the forward. With one, relu and leaky_relu keep one
+bit a value, which is simple enough here: the 8 neighbours in memory that a byte stands for are always in one tile, so
+that a reshape of the tile and a sum pack them. For silu and gelu the residual itself is kept: the argument is needed
+in full, and would take as much.
 """
 
 from typing import NamedTuple
@@ -15,6 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..activation import Activation
 from .reference import accumulation_dtype, coefficient_dtype
 
 # Programs that fill a large GPU: 132 multiprocessors with 16 programs of 4 warps each, rounded.
@@ -222,11 +229,127 @@ def _center(mean_ptr, valid, ACC: tl.constexpr):
     return center, (mean - center).to(ACC)
 
 
+@triton.jit
+def _coefficients(mean_ptr, scale_ptr, shift_ptr, valid, ACC: tl.constexpr):
+    """Center, scale and shift of ``(x - center) * scale + shift``."""
+    center, rest = _center(mean_ptr, valid, ACC)
+    scale = tl.load(scale_ptr, mask=valid, other=0).to(ACC)
+    shift = tl.load(shift_ptr, mask=valid, other=0).to(ACC) - scale * rest
+    return center, scale, shift
+
+
+@triton.jit
+def _normal_cdf(y):
+    return 0.5 * (1 + tl.erf(y * 0.7071067811865476))
+
+
+@triton.jit
+def _activate(y, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):
+    if ACTIVATION == 'relu':
+        y = tl.where(y <= 0, 0, y)
+    elif ACTIVATION == 'leaky_relu':
+        y = tl.where(y <= 0, y * SLOPE, y)
+    elif ACTIVATION == 'silu':
+        y = y * tl.sigmoid(y)
+    elif ACTIVATION == 'gelu':
+        y = y * _normal_cdf(y)
+    return y
+
+
+@triton.jit
+def _times_slope(dy, below, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):
+    """The gradient of the argument of relu or leaky_relu; ``below`` says where that is not above 0."""
+    return tl.where(below, 0, dy) if ACTIVATION == 'relu' else tl.where(below, dy * SLOPE, dy)
+
+
+@triton.jit
+def _argument_gradient(dy, y, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):
+    """The gradient of the activation's argument ``y``."""
+    if ACTIVATION == 'silu':
+        sigmoid = tl.sigmoid(y)
+        dy = dy * (sigmoid * (1 + y * (1 - sigmoid)))
+    elif ACTIVATION == 'gelu':
+        dy = dy * (_normal_cdf(y) + y * (tl.exp(-0.5 * y * y) * 0.3989422804014327))
+    elif ACTIVATION is not None:
+        dy = _times_slope(dy, y <= 0, ACTIVATION, SLOPE)
+    return dy
+
+
+@triton.jit
+def _byte_tile(
+    planes,
+    positions,
+    left,
+    plane,
+    valid,
+    origin,
+    BITS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    PLANES: tl.constexpr,
+    POSITIONS: tl.constexpr,
+):
+    """Where the bits of a tile are.
+
+    Each row of neighbours in memory (a plane, or in channels_last a position) begins with a byte of its own.
+
+    Returns:
+        within: Offsets of the bytes.
+        exists: Which planes, or in channels_last which bytes of a position, there are.
+        step: Offset of the next tile's from there.
+    """
+    if CHANNELS_LAST:
+        width = (planes + BITS - 1) // BITS
+        first_row = origin // planes
+        byte = (origin - first_row * planes) // BITS + tl.arange(0, PLANES // BITS)
+        row = first_row + tl.arange(0, POSITIONS)
+        within = row[None, :] * width + byte[:, None]
+        exists = byte < width
+        step = width * POSITIONS
+    else:
+        width = (positions + BITS - 1) // BITS
+        byte = (positions - left) // BITS + tl.arange(0, POSITIONS // BITS)
+        within = plane[:, None] * width + byte[None, :]
+        exists = valid
+        step = POSITIONS // BITS
+    return within, exists, step
+
+
+@triton.jit
+def _byte_mask(exists, left, BITS: tl.constexpr, CHANNELS_LAST: tl.constexpr, POSITIONS: tl.constexpr):
+    lane = tl.arange(0, POSITIONS) if CHANNELS_LAST else tl.arange(0, POSITIONS // BITS) * BITS
+    return exists[:, None] & (lane < left)[None, :]
+
+
+@triton.jit
+def _pack(below, BITS: tl.constexpr, CHANNELS_LAST: tl.constexpr, PLANES: tl.constexpr, POSITIONS: tl.constexpr):
+    bit = tl.arange(0, BITS)
+    if CHANNELS_LAST:
+        bits = tl.reshape(below.to(tl.int32), (PLANES // BITS, BITS, POSITIONS))
+        return tl.sum(bits << bit[None, :, None], axis=1)
+    else:
+        bits = tl.reshape(below.to(tl.int32), (PLANES, POSITIONS // BITS, BITS))
+        return tl.sum(bits << bit[None, None, :], axis=2)
+
+
+@triton.jit
+def _unpack(bytes, BITS: tl.constexpr, CHANNELS_LAST: tl.constexpr, PLANES: tl.constexpr, POSITIONS: tl.constexpr):
+    bit = tl.arange(0, BITS)
+    if CHANNELS_LAST:
+        bits = bytes.to(tl.int32)[:, None, :] >> bit[None, :, None]
+    else:
+        bits = bytes.to(tl.int32)[:, :, None] >> bit[None, None, :]
+    return tl.reshape(bits & 1, (PLANES, POSITIONS)) != 0
+
+
 @triton.jit(do_not_specialize=['blocks', 'chunks', 'total'])
 def _plane_sums_kernel(
     dy_ptr,
     x_ptr,
     mean_ptr,
+    scale_ptr,
+    shift_ptr,
+    kept_ptr,
+    dz_ptr,
     out_ptr,
     planes,
     positions,
@@ -237,7 +360,14 @@ def _plane_sums_kernel(
     CHANNELS_LAST: tl.constexpr,
     PLANES: tl.constexpr,
     POSITIONS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    SLOPE: tl.constexpr,
+    BITS: tl.constexpr,
 ):
+    """The sums of g, the gradient of the activation's argument, and of ``g * (x - mean)``.
+
+    With a residual there is ``kept_ptr``, its bits or itself, and g is written as ``dz_ptr``.
+    """
     chunk, left, plane, valid, origin, rows, step = _tile(
         planes, positions, blocks, chunks, CHANNELS_LAST, PLANES, POSITIONS
     )
@@ -246,14 +376,40 @@ def _plane_sums_kernel(
     lane = tl.arange(0, POSITIONS)
     within = rows[:, None] + lane[None, :] * step
     center, rest = _center(mean_ptr + plane, valid, ACC)
+    HAS_BITS: tl.constexpr = kept_ptr is not None and SLOPE is not None
+    if ACTIVATION is not None and not HAS_BITS:
+        _, scale, shift = _coefficients(mean_ptr + plane, scale_ptr + plane, shift_ptr + plane, valid, ACC)
+    if HAS_BITS:
+        bytes_within, bytes_exist, bytes_step = _byte_tile(
+            planes, positions, left, plane, valid, origin, BITS, CHANNELS_LAST, PLANES, POSITIONS
+        )
+    elif kept_ptr is not None:
+        kept_ptr += origin
+    if dz_ptr is not None:
+        dz_ptr += origin
     sum_dy = tl.full((PLANES, POSITIONS), 0, ACC)
     sum_dy_dev = tl.full((PLANES, POSITIONS), 0, ACC)
     for _ in range(blocks):
         mask = valid[:, None] & (lane < left)[None, :]
         dy = tl.load(dy_ptr + within, mask=mask, other=0).to(ACC)
         x = tl.load(x_ptr + within, mask=mask, other=0).to(ACC)
+        deviation = x - center[:, None]
+        if HAS_BITS:
+            bytes_mask = _byte_mask(bytes_exist, left, BITS, CHANNELS_LAST, POSITIONS)
+            bytes = tl.load(kept_ptr + bytes_within, mask=bytes_mask, other=0)
+            dy = _times_slope(dy, _unpack(bytes, BITS, CHANNELS_LAST, PLANES, POSITIONS), ACTIVATION, SLOPE)
+            kept_ptr += bytes_step
+        elif ACTIVATION is not None:
+            argument = deviation * scale[:, None] + shift[:, None]
+            if kept_ptr is not None:
+                argument += tl.load(kept_ptr + within, mask=mask, other=0).to(ACC)
+                kept_ptr += step * POSITIONS
+            dy = _argument_gradient(dy, argument, ACTIVATION, SLOPE)
+        if dz_ptr is not None:
+            tl.store(dz_ptr + within, dy.to(dz_ptr.dtype.element_ty), mask=mask)
+            dz_ptr += step * POSITIONS
         sum_dy += dy
-        sum_dy_dev += dy * (x - center[:, None])
+        sum_dy_dev += dy * deviation
         dy_ptr += step * POSITIONS
         x_ptr += step * POSITIONS
         left -= POSITIONS
@@ -269,7 +425,9 @@ def _affine_kernel(
     mean_ptr,
     scale_ptr,
     shift_ptr,
+    residual_ptr,
     y_ptr,
+    bits_ptr,
     planes,
     positions,
     chunks,
@@ -277,16 +435,27 @@ def _affine_kernel(
     CHANNELS_LAST: tl.constexpr,
     PLANES: tl.constexpr,
     POSITIONS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    SLOPE: tl.constexpr,
+    BITS: tl.constexpr,
 ):
     _, left, plane, valid, origin, rows, step = _tile(planes, positions, 1, chunks, CHANNELS_LAST, PLANES, POSITIONS)
     lane = tl.arange(0, POSITIONS)
     within = rows[:, None] + lane[None, :] * step
     mask = valid[:, None] & (lane < left)[None, :]
     x = tl.load(x_ptr + origin + within, mask=mask, other=0).to(ACC)
-    center, rest = _center(mean_ptr + plane, valid, ACC)
-    scale = tl.load(scale_ptr + plane, mask=valid, other=0).to(ACC)
-    shift = tl.load(shift_ptr + plane, mask=valid, other=0).to(ACC) - scale * rest
+    center, scale, shift = _coefficients(mean_ptr + plane, scale_ptr + plane, shift_ptr + plane, valid, ACC)
     y = (x - center[:, None]) * scale[:, None] + shift[:, None]
+    if residual_ptr is not None:
+        y += tl.load(residual_ptr + origin + within, mask=mask, other=0).to(ACC)
+    if bits_ptr is not None:
+        bytes_within, bytes_exist, _ = _byte_tile(
+            planes, positions, left, plane, valid, origin, BITS, CHANNELS_LAST, PLANES, POSITIONS
+        )
+        bytes_mask = _byte_mask(bytes_exist, left, BITS, CHANNELS_LAST, POSITIONS)
+        bytes = _pack(y <= 0, BITS, CHANNELS_LAST, PLANES, POSITIONS)
+        tl.store(bits_ptr + bytes_within, bytes.to(tl.uint8), mask=bytes_mask)
+    y = _activate(y, ACTIVATION, SLOPE)
     tl.store(y_ptr + origin + within, y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
@@ -296,6 +465,7 @@ def _input_gradient_kernel(
     x_ptr,
     mean_ptr,
     scale_ptr,
+    shift_ptr,
     slope_ptr,
     offset_ptr,
     dx_ptr,
@@ -306,6 +476,8 @@ def _input_gradient_kernel(
     CHANNELS_LAST: tl.constexpr,
     PLANES: tl.constexpr,
     POSITIONS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    SLOPE: tl.constexpr,
 ):
     _, left, plane, valid, origin, rows, step = _tile(planes, positions, 1, chunks, CHANNELS_LAST, PLANES, POSITIONS)
     lane = tl.arange(0, POSITIONS)
@@ -317,7 +489,11 @@ def _input_gradient_kernel(
     scale = tl.load(scale_ptr + plane, mask=valid, other=0).to(ACC)
     slope = tl.load(slope_ptr + plane, mask=valid, other=0).to(ACC)
     offset = tl.load(offset_ptr + plane, mask=valid, other=0).to(ACC) - slope * rest
-    dx = dy * scale[:, None] + (x - center[:, None]) * slope[:, None] + offset[:, None]
+    deviation = x - center[:, None]
+    if ACTIVATION is not None:
+        shift = tl.load(shift_ptr + plane, mask=valid, other=0).to(ACC) - scale * rest
+        dy = _argument_gradient(dy, deviation * scale[:, None] + shift[:, None], ACTIVATION, SLOPE)
+    dx = dy * scale[:, None] + deviation * slope[:, None] + offset[:, None]
     tl.store(dx_ptr + origin + within, dx.to(dx_ptr.dtype.element_ty), mask=mask)
 
 
@@ -381,8 +557,52 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
-def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, activation: Activation | None = None) -> Tensor:
     """See :func:`.reference.affine`."""
+    return _affine(x, mean, scale, shift, None, activation, None)
+
+
+def affine_add(
+    x: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    residual: Tensor,
+    activation: Activation | None,
+    is_recorded: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """``activation(scale * (x - mean) + shift + residual)``.
+
+    Args:
+        x: As in :func:`affine`, like the next three.
+        mean: (N, C).
+        scale: (N, C).
+        shift: (N, C).
+        residual: Of the shape, type and memory format of ``x``.
+        activation: Applied to the sum.
+        is_recorded: Whether there will be a backward.
+
+    Returns:
+        That, and what :func:`plane_sums_add` is to be given besides; None where it needs nothing.
+    """
+    if activation is None or not is_recorded:
+        return _affine(x, mean, scale, shift, residual, activation, None), None
+    if activation.slope is None:
+        return _affine(x, mean, scale, shift, residual, activation, None), residual
+    rows, length = _rows(x)
+    bits = torch.empty((rows, _cdiv(length, _bits_a_byte(x))), dtype=torch.uint8, device=x.device)
+    return _affine(x, mean, scale, shift, residual, activation, bits), bits
+
+
+def _affine(
+    x: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    residual: Tensor | None,
+    activation: Activation | None,
+    bits: Tensor | None,
+) -> Tensor:
     cut = plan(x, reduce=False)
     y = torch.empty_like(x)
     launch(
@@ -392,17 +612,59 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         mean,
         scale,
         shift,
+        residual,
         y,
+        bits,
         cut.planes,
         cut.positions,
         cut.chunks,
         **_constants(x, cut),
+        **_activation_constants(activation),
+        BITS=_bits_a_byte(x),
     )
     return y
 
 
-def plane_sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """See :func:`.reference.plane_sums`."""
+def plane_sums(
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    activation: Activation | None = None,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`.reference.plane_sums`; after an activation, of the gradient of its argument."""
+    return _plane_sums(dy, x, mean, scale, shift, activation, None, None)
+
+
+def plane_sums_add(
+    dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, activation: Activation, kept: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same after :func:`affine_add`, and that gradient, which is also the residual's.
+
+    Args:
+        dy: Gradient of the output.
+        x: As in :func:`affine_add`, like the next four.
+        mean: (N, C).
+        scale: (N, C).
+        shift: (N, C).
+        activation: That of the sum.
+        kept: What :func:`affine_add` gave.
+    """
+    dz = torch.empty_like(x)
+    return *_plane_sums(dy, x, mean, scale, shift, activation, kept, dz), dz
+
+
+def _plane_sums(
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    activation: Activation | None,
+    kept: Tensor | None,
+    dz: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     cut = plan(x, reduce=True)
     total = cut.groups * cut.planes
     sums = torch.empty((cut.chunks, 2, *x.shape[:2]), dtype=accumulation_dtype(x.dtype), device=x.device)
@@ -412,6 +674,10 @@ def plane_sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         dy,
         x,
         mean,
+        scale,
+        shift,
+        kept,
+        dz,
         sums,
         cut.planes,
         cut.positions,
@@ -419,13 +685,24 @@ def plane_sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         cut.chunks,
         total,
         **_constants(x, cut),
+        **_activation_constants(activation),
+        BITS=_bits_a_byte(x),
     )
     sum_dy, sum_dy_dev = sums[0] if cut.chunks == 1 else sums.sum(0)
     return sum_dy, sum_dy_dev
 
 
-def input_gradient(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """See :func:`.reference.input_gradient`."""
+def input_gradient(
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    slope: Tensor,
+    offset: Tensor,
+    shift: Tensor | None = None,
+    activation: Activation | None = None,
+) -> Tensor:
+    """See :func:`.reference.input_gradient`; ``shift`` and ``activation`` are those of :func:`affine`."""
     cut = plan(x, reduce=False)
     dx = torch.empty_like(x)
     launch(
@@ -435,6 +712,7 @@ def input_gradient(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Te
         x,
         mean,
         scale,
+        shift,
         slope,
         offset,
         dx,
@@ -442,5 +720,43 @@ def input_gradient(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Te
         cut.positions,
         cut.chunks,
         **_constants(x, cut),
+        **_activation_constants(activation),
     )
     return dx
+
+
+def slopes_of(bits: Tensor, x: Tensor, slope: float) -> Tensor:
+    """What relu or leaky_relu multiplies a gradient by, from the bits that :func:`affine_add` kept.
+
+    Args:
+        bits: The bits.
+        x: The input.
+        slope: The activation's below 0.
+
+    Returns:
+        ``slope`` or 1, of the shape, type and memory format of ``x``.
+    """
+    rows, length = _rows(x)
+    bit = torch.arange(_bits_a_byte(x), dtype=torch.uint8, device=x.device)
+    below = (bits[:, :, None] >> bit & 1).bool().flatten(1)[:, :length]
+    slopes = x.new_ones(below.shape).masked_fill_(below, slope)
+    if x.is_contiguous():
+        return slopes.reshape(x.shape)
+    return slopes.reshape(x.shape[0], *x.shape[2:], x.shape[1]).movedim(-1, 1)
+
+
+def _activation_constants(activation: Activation | None) -> dict:
+    if activation is None:
+        return dict(ACTIVATION=None, SLOPE=None)
+    return dict(ACTIVATION=activation.name, SLOPE=activation.slope)
+
+
+def _rows(x: Tensor) -> tuple[int, int]:
+    """How many rows of neighbours in memory there are, and how long they are: planes, or channels of positions."""
+    length = x.shape[2:].numel() if x.is_contiguous() else x.shape[1]
+    return x.numel() // length, length
+
+
+def _bits_a_byte(x: Tensor) -> int:
+    """How many bits of a row a byte holds: 8, or as many as the tile of a shorter row has places."""
+    return min(8, _next_power_of_2(_rows(x)[1]))

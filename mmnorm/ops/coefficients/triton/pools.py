@@ -178,7 +178,9 @@ def _sums_kernel(gradients, sums_ptr, n, c, total, K: tl.constexpr, POOLS: tl.co
             at = n.to(tl.int64) * c * k
             divisors = (-1, 1) if POOLS[k][0] == GIVEN else (size, size)
             for i in tl.static_range(2):
-                _sum_block(gradients[i] + at, sums_ptr + i * total, divisors[i], block, n, c, POOLS, k)
+                # With an offset of 32 bits, ptxas spills a register on sm_80.
+                at_sums = i * total.to(tl.int64)
+                _sum_block(gradients[i] + at, sums_ptr + at_sums, divisors[i], block, n, c, POOLS, k)
         block -= blocks
         sums_ptr += count
 
