@@ -6,7 +6,7 @@ Importing the package registers the layers, so that a config may say ``norm_cfg=
 from . import prerequisites  # noqa: F401  refuses what is too old, before anything needs it
 
 # isort: split
-from .convert import ConversionReport, convert_norm, revert_norm
+from .convert import ConversionReport, convert_norm, fold, revert_norm
 from .convert.configs import register_builder, set_norm
 from .engine.batch_average import update_bn_stats
 from .engine.config_packages import resolve_config_packages
@@ -58,6 +58,7 @@ __all__ = [
     'apply_norm_eval',
     'backend_for',
     'convert_norm',
+    'fold',
     'get_backend',
     'register',
     'revert_norm',
