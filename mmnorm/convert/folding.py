@@ -136,7 +136,7 @@ def _before(site: Site, calls: Calls) -> nn.Module | str:
 def _describe(source: fx.Node, module: nn.Module | None) -> str:
     if module is not None:
         return type(module).__name__
-    return 'the module before' if source.op == 'placeholder' else str(source.name)
+    return 'the module before' if source.op == 'placeholder' else getattr(source.target, '__name__', str(source.target))
 
 
 def _obstacle(site: Site, norm: LearnedNorm, calls: Calls, ties: dict[int, str]) -> str | None:

@@ -8,6 +8,7 @@ import torch
 import torchvision
 from helpers import assert_same, randomize
 from torch import nn
+from torch.utils._pytree import tree_flatten
 
 import mmnorm
 from mmnorm.registry import NORMS
@@ -435,6 +436,34 @@ def test_conv_module(order):
     names = ['conv.bn']
     folded = order == ('conv', 'norm', 'act')
     check(model, x, names if folded else [], [] if folded else names)
+
+
+@pytest.mark.parametrize(
+    ('name', 'staying'),
+    [
+        # Its heads share their convolutions between levels, and have norms for each.
+        ('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 12),
+        ('mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024.py', 0),
+    ],
+)
+def test_models_of_openmmlab(name, staying):
+    pytest.importorskip(name.partition('::')[0])
+    architectures = pytest.importorskip('test_architectures')
+    model, scope, model_cfg = architectures.build(name, norm=None)
+    fixed(model)
+    batch = architectures.batch_of(scope, model, model_cfg)
+    inputs = batch['inputs'].double()
+
+    def outputs():
+        with torch.no_grad():
+            return tree_flatten(model(inputs, batch['data_samples'], mode='tensor'))[0]
+
+    expected, names = outputs(), norms_of(model)
+    report = mmnorm.fold(model)
+    assert len(report.left_alone) == staying
+    assert len(report) == len(names) - staying
+    for y, z in zip(outputs(), expected, strict=True):
+        assert_same(dict(y=y), dict(y=z))
 
 
 def test_fuse_conv_bn_of_mmcv():
