@@ -1,6 +1,7 @@
 """Norms that are the same for every input, put into the convolutions before them: :func:`fold`."""
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,7 +16,7 @@ from .tracing import Calls
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # Of nn.Linear the channels of the output are in dimension 1, where norms look for them, if it has no positions.
-_RANKS = {
+_RANKS: dict[type[nn.Module], int] = {
     **{nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3, nn.Linear: 1},
     **{cls: rank for rank, cls in enumerate(_TRANSPOSED, 1)},
 }
@@ -79,15 +80,14 @@ def fold(model: nn.Module) -> ConversionReport:
     report = ConversionReport()
     plan: list[tuple[Site, Site, tuple[nn.Parameter, nn.Parameter]]] = []
     for site in norms:
-        reason, convolution = reasons[site.name], None
-        if reason is None:
-            before = _before(site, calls)
-            convolution = None if isinstance(before, str) else convolutions[before]
-            reason = before if isinstance(before, str) else _obstacle(convolutions[before], site.module, calls, ties)
-        if reason is not None or convolution is None:
-            report.left_alone.append(LeftAlone(site.name, type(site.module).__name__, str(reason)))
-            continue
-        plan.append((site, convolution, _folded(convolution.module, *site.module.fixed_affine())))
+        norm: Any = site.module
+        before = reasons[site.name] or _before(site, calls)
+        if not isinstance(before, str):
+            before = _obstacle(convolutions[before], norm, calls, ties) or before
+        if isinstance(before, str):
+            report.left_alone.append(LeftAlone(site.name, type(norm).__name__, before))
+        else:
+            plan.append((site, convolutions[before], _folded(before, *norm.fixed_affine())))
     for site, convolution, parameters in plan:
         for name, parameter in zip(('weight', 'bias'), parameters, strict=True):
             convolution.module.register_parameter(name, parameter)
@@ -141,7 +141,7 @@ def _describe(source: fx.Node, module: nn.Module | None) -> str:
 
 def _obstacle(site: Site, norm: LearnedNorm, calls: Calls, ties: dict[int, str]) -> str | None:
     """Why the convolution can't take scale and shift of the norm; None if it can."""
-    module: nn.Module = site.module
+    module: Any = site.module
     cls, definer = type(module), next(c for c in type(module).__mro__ if 'forward' in vars(c))
     outputs = module.out_features if isinstance(module, nn.Linear) else module.out_channels
     rank = next(rank for base, rank in _RANKS.items() if isinstance(module, base))
@@ -163,7 +163,7 @@ def _obstacle(site: Site, norm: LearnedNorm, calls: Calls, ties: dict[int, str])
     return f'{site.name}, which is before it, {reason}' if reason else None
 
 
-def _folded(convolution: nn.Module, scale: Tensor, shift: Tensor) -> tuple[nn.Parameter, nn.Parameter]:
+def _folded(convolution: Any, scale: Tensor, shift: Tensor) -> tuple[nn.Parameter, nn.Parameter]:
     """Weight and bias of a convolution whose outputs are ``scale`` times its own, plus ``shift``."""
     weight, bias = convolution.weight, convolution.bias
     gain = scale.reshape(-1, *[1] * (weight.dim() - 1))
@@ -177,10 +177,11 @@ def _folded(convolution: nn.Module, scale: Tensor, shift: Tensor) -> tuple[nn.Pa
         wide = wide * gain
     if bias is not None:
         shift = shift + scale * bias.to(scale.dtype)
-    return tuple(nn.Parameter(t.to(weight), requires_grad=weight.requires_grad) for t in (wide, shift))
+    new_weight, new_bias = (nn.Parameter(t.to(weight), requires_grad=weight.requires_grad) for t in (wide, shift))
+    return new_weight, new_bias
 
 
-def _rest(norm: LearnedNorm) -> nn.Module:
+def _rest(norm: Any) -> nn.Module:
     """What is left of a norm without scale and shift."""
     parts: dict[str, nn.Module] = {}
     if norm.activation is not None:
