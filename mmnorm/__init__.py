@@ -6,7 +6,7 @@ Importing the package registers the layers, so that a config may say ``norm_cfg=
 from . import prerequisites  # noqa: F401  refuses what is too old, before anything needs it
 
 # isort: split
-from .convert import ConversionReport, FusionReport, convert_norm, fuse, revert_norm, unfuse
+from .convert import ConversionReport, FusionReport, convert_norm, fold, fuse, revert_norm, unfuse
 from .convert.configs import register_builder, set_norm
 from .engine.batch_average import update_bn_stats
 from .engine.config_packages import resolve_config_packages
@@ -59,6 +59,7 @@ __all__ = [
     'apply_norm_eval',
     'backend_for',
     'convert_norm',
+    'fold',
     'fuse',
     'get_backend',
     'register',

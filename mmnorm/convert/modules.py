@@ -172,11 +172,11 @@ def _replace(
         for parent, name in site.places:
             # Not setattr, which a model may override, and which refuses the names of containers.
             parent.register_module(name, new)
-    _renew_averages(model)
+    renew_averages(model)
     return report
 
 
-def _renew_averages(model: nn.Module) -> None:
+def renew_averages(model: nn.Module) -> None:
     """Let mmengine's averaged models average the parameters of the new layers; they keep a table of all parameters."""
     mmengine_model = sys.modules.get('mmengine.model')
     if mmengine_model is None:
@@ -196,21 +196,31 @@ def _stop_folding(model: nn.Module) -> None:
 
 
 def _check_model(model: nn.Module, selection: Selection) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f'expected a torch.nn.Module, got {type(model).__name__}')
+    check_unwrapped(model, 'convert')
     if selection.has_type(model):
         raise ValueError(
             f'the model itself is the norm, {type(model).__name__}, so there is nothing to put another into. Make the '
             f'new layer instead and load the weights: mmnorm.ExemplarNorm2d(num_features).load_state_dict(...)'
         )
+    selection.check_patterns(model)
+
+
+def check_unwrapped(model: nn.Module, doing: str) -> None:
+    """Raise a TypeError for what is no module, and a ValueError for one that is wrapped for distributed training.
+
+    Args:
+        model: What the user gave.
+        doing: What is to be done to it, for the message.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f'expected a torch.nn.Module, got {type(model).__name__}')
     for name, module in model.named_modules():
         wrapper = next((c.__name__ for c in type(module).__mro__ if c.__name__ in _DISTRIBUTED), None)
         if wrapper is not None:
             raise ValueError(
                 f'{name or "the model"} is wrapped in {wrapper}, which knows the parameters of the old layers; '
-                f'convert first and wrap afterwards'
+                f'{doing} first and wrap afterwards'
             )
-    selection.check_patterns(model)
 
 
 def _describe(report: ConversionReport) -> str:
@@ -223,14 +233,15 @@ def _describe(report: ConversionReport) -> str:
 
 
 def _warn_about_hooks(sites: Iterable[Site]) -> None:
-    names = [site.name for site in sites if _has_hooks(site.module)]
+    names = [site.name for site in sites if has_hooks(site.module)]
     if names:
         warnings.warn(
             f'hooks of the replaced layers are lost; register them again on: {", ".join(names)}', stacklevel=4
         )
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
+    """Whether others watch or change what the module, or a parameter of it, does."""
     found: list[dict | None]
     found = [value for name, value in vars(module).items() if name.endswith('_hooks') and isinstance(value, dict)]
     for parameter in module._parameters.values():

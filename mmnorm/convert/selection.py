@@ -33,12 +33,17 @@ class Site:
         return self.names[0]
 
 
-def find_sites(model: nn.Module) -> list[Site]:
-    """All norm layers below ``model``, in the order of the model."""
+def is_norm(module: nn.Module) -> bool:
+    """Whether it is a norm layer of any kind."""
+    return kind_of(module) is not None
+
+
+def find_sites(model: nn.Module, is_wanted: Callable[[nn.Module], bool] = is_norm) -> list[Site]:
+    """All norm layers, or others that are wanted, below ``model``, in the order of the model."""
     sites: dict[int, Site] = {}
     modules = dict(model.named_modules(remove_duplicate=False))
     for path, module in modules.items():
-        if not path or kind_of(module) is None:
+        if not path or not is_wanted(module):
             continue
         parent, _, key = path.rpartition('.')
         site = sites.setdefault(id(module), Site(module))

@@ -2,13 +2,14 @@
 
 import math
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
 from ..ops.compat import is_autocast_enabled
+from ..ops.passes.reference import coefficient_dtype
 from ..registry import INPUT_NDIMS, NORMS, add_layer
 from .load_summary import describe, say
 from .siblings import SiblingLoader
@@ -341,3 +342,30 @@ class LearnedNorm(SiblingLoader):
     def is_plain(self) -> bool:
         """Whether the layer computes what its sole normalizer does with :meth:`plain_affine`, whatever the sample."""
         return self.sole_normalizer() is not None
+
+    def why_not_fixed(self) -> str | None:
+        """Why scale and shift are not the same for every input in eval mode, in words; None where they are.
+
+        A norm of which they are is a fixed function of each channel, :meth:`fixed_affine`, which
+        :func:`mmnorm.fold` puts into the convolution before it.
+        """
+        if self.sole_normalizer() != 'BN' or not self.is_plain():
+            return 'its scale and shift depend on the sample'
+        return None if getattr(self, 'running_mean', None) is not None else 'it has no running statistics'
+
+    @torch.no_grad()
+    def fixed_affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift of each channel in eval mode, ``y = scale * x + shift``, where :meth:`why_not_fixed` is None.
+
+        Returns:
+            Both (C,), in float64 (float32 where the running statistics are of half precision).
+        """
+        statistics: Any = self
+        dtype = coefficient_dtype(statistics.running_mean)
+        mean, var = (t.to(dtype) for t in (statistics.running_mean, statistics.running_var))
+        scale = (var + self.eps).rsqrt()
+        gamma, beta = self.plain_affine()
+        if gamma is None or beta is None:
+            return scale, -mean * scale
+        scale = scale * gamma.to(dtype)
+        return scale, beta.to(dtype) - mean * scale

@@ -237,7 +237,25 @@ class ExemplarNorm(PooledNorm):
 
     def typical_ratios(self) -> Tensor:
         """Those of a sample without correlations."""
-        return self.fc2_bias.detach().float().softmax(0)
+        return self.fc2_bias.detach().to(ops.accumulation_dtype(self.fc2_bias.dtype)).softmax(0)
+
+    def sole_normalizer(self) -> str | None:
+        """Also one of several, where every sample has the same ratios and the others have none, or no gamma."""
+        sole = super().sole_normalizer()
+        if sole is not None or self._has_ratios_of_samples():
+            return sole
+        ratios = self.typical_ratios()
+        gamma = None if self.weight is None else self.weight.detach()
+        return self._sole(ratios if gamma is None else ratios[:, None].to(gamma.dtype) * gamma)
+
+    def why_not_fixed(self) -> str | None:
+        if self.running_mean is not None and len(self.normalizers) > 1 and self._has_ratios_of_samples():
+            return 'its ratios depend on the sample'
+        return super().why_not_fixed()
+
+    def _has_ratios_of_samples(self) -> bool:
+        """Whether the ratios may differ between samples; on the meta device, where nobody knows, they may."""
+        return self.fc2_weight.is_meta or bool(self.fc2_weight.any())
 
     def plain_affine(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
         if self.weight is None or self.bias is None:

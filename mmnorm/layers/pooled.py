@@ -203,6 +203,20 @@ class PooledNorm(LearnedNorm):
     def sole_normalizer(self) -> str | None:
         return self.normalizers[0] if len(self.normalizers) == 1 else None
 
+    def why_not_fixed(self) -> str | None:
+        if self.running_mean is None:
+            return 'it has no running statistics'
+        if self.sole_normalizer() is None:
+            return 'BN is not the only normalizer that counts'
+        return super().why_not_fixed()
+
+    def _sole(self, counts: Tensor) -> str | None:
+        """The normalizer that counts alone, by how much each one counts, (K, ...)."""
+        if counts.is_meta:
+            return None
+        names = [name for name, count in zip(self.normalizers, counts, strict=True) if count.any()]
+        return names[0] if len(names) == 1 else None
+
     def extra_repr(self) -> str:
         text = f'{self.num_features}, eps={self.eps}, momentum={self.momentum}, normalizers={self.normalizers}'
         if 'GN' in self.normalizers:

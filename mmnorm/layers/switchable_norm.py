@@ -149,6 +149,10 @@ class SwitchableNorm(PooledNorm):
     def typical_ratios(self) -> Tensor:
         return self.importance_weights().sum(0)
 
+    def sole_normalizer(self) -> str | None:
+        """That of both means and variances, where the softmax, or sparsestmax, has left one."""
+        return super().sole_normalizer() or self._sole(self.importance_weights().t())
+
     def coefficient_flops(self, images: int) -> int:
         k, planes = len(self.normalizers), images * self.num_features
         differences = k - ('IN' in self.normalizers)

@@ -179,6 +179,22 @@ def test_onnx(trained, dynamo):
         assert (torch.from_numpy(actual) - expected).abs().max() <= 1e-4
 
 
+# Nodes of a layer's graph of any batch and size, without constants.
+LENGTHS = {'SN': 60, 'EN': 75, 'ILM': 71}
+
+
+@exports
+@pytest.mark.parametrize('name', LENGTHS)
+def test_length_of_onnx(name):
+    """No node beyond what the formula, its precision and the exporter ask for; docs/performance.md has the numbers."""
+    onnx = pytest.importorskip('onnx', reason='onnx is not installed')
+    buffer = io.BytesIO()
+    example = (torch.randn(2, 64, 16, 24),)
+    model = LAYERS[name](64).eval()
+    torch.onnx.export(model, example, dynamo=True, dynamic_shapes=dynamic_shapes(), verbose=False).save(buffer)
+    assert len(onnx.load_from_string(buffer.getvalue()).graph.node) <= LENGTHS[name]
+
+
 def test_traced():
     """mmengine counts FLOPs, and mmdeploy exports, by tracing."""
     layer = LAYERS['EN'](16).eval()

@@ -99,8 +99,11 @@ def pool(
             deviation = mean - pooled
         else:
             groups = 1 if normalizer == 'LN' else num_groups
-            pooled, pooled_var = [t.repeat_interleave(mean.shape[1] // groups, 1) for t in _grouped(mean, var, groups)]
-            deviation = mean - pooled
+            grouped_mean, grouped_var = _by_group(mean, var, groups)
+            pooled, pooled_var = pool_over(grouped_mean, grouped_var, 2)
+            # By group, where compilers and exporters have this difference from the pooling already.
+            deviation = (grouped_mean - pooled).flatten(1)
+            pooled_var = pooled_var.expand(-1, -1, grouped_var.shape[2]).flatten(1)
         deviations.append(deviation)
         variances.append(pooled_var.to(mean.dtype).expand_as(mean))
     return torch.stack(deviations), torch.stack(variances)
@@ -118,12 +121,12 @@ def group_moments(mean: Tensor, var: Tensor, *, groups: int) -> tuple[Tensor, Te
     Returns:
         Mean and biased variance, both (N, G).
     """
-    return _grouped(mean, var, groups)
+    pooled, pooled_var = pool_over(*_by_group(mean, var, groups), 2)
+    return pooled.squeeze(2), pooled_var.squeeze(2)
 
 
-def _grouped(mean: Tensor, var: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    mean, var = pool_over(mean.unflatten(1, (groups, -1)), var.unflatten(1, (groups, -1)), 2)
-    return mean.squeeze(2), var.squeeze(2)
+def _by_group(mean: Tensor, var: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    return mean.unflatten(1, (groups, -1)), var.unflatten(1, (groups, -1))
 
 
 def pool_over(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
