@@ -67,6 +67,7 @@ def compiled_loops() -> dict:
         # A failure to compile is a warning.
         optional=True,
     )
+
     # ninja's failures would not be.
     class BuildInParallel(BuildExtension):
         """Compiles a file on each core: most of a file's half minute goes into the headers of PyTorch."""

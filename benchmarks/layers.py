@@ -135,7 +135,10 @@ class Followed(nn.Module):
         self.norm = norm
 
     def forward(self, x: torch.Tensor, *residual: torch.Tensor) -> torch.Tensor:
-        return functional.relu(sum(residual, self.norm(x)), inplace=True)
+        y = self.norm(x)
+        for other in residual:
+            y += other
+        return functional.relu(y, inplace=True)
 
 
 def build_followed(name: str, then: str, channels: int, device: torch.device, dtype: torch.dtype) -> nn.Module:

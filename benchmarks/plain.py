@@ -74,7 +74,7 @@ def sparsestmax(z: Tensor, radius: Tensor) -> Tensor:
     while (p - 1 / k).norm() < radius - 1e-12 and (p > 0).sum() > 1:
         face = (p > 0).to(p.dtype)
         center = face / face.sum()
-        within = (radius**2 - ((center - 1 / k) ** 2).sum()).sqrt()
+        within = (radius.to(p.dtype) ** 2 - ((center - 1 / k) ** 2).sum()).sqrt()
         p = sparsemax(center + (p - center) * within / (p - center).norm())
     return p
 

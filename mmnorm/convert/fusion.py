@@ -71,7 +71,7 @@ def unfuse(model: nn.Module) -> nn.Module:
         if isinstance(module, _Fused):
             module.__class__ = type(module).__mro__[2]
         elif isinstance(module, LearnedNorm) and getattr(module, 'is_fused', False):
-            module.is_fused = False
+            setattr(module, 'is_fused', False)  # noqa: B010  nn.Module says that all attributes are tensors
     return model
 
 
@@ -79,7 +79,7 @@ def _join(path: str, name: str) -> str:
     return f'{path}.{name}' if path else name
 
 
-def _fuse_inside(layer: nn.Module, name: str, report: FusionReport) -> None:
+def _fuse_inside(layer: Any, name: str, report: FusionReport) -> None:
     """A norm with an activation inside."""
     drop, act = layer._modules['drop'], layer._modules['act']
     activation = activation_of(act)
@@ -127,12 +127,13 @@ class _Fused:
     """Mixin before a module's class, whose forward it replaces."""
 
     _recipe: '_Recipe'
+    with_cp: bool
     _fused_forward: Callable
 
     def forward(self, *args, **kwargs):
         if kwargs or len(args) != self._recipe.inputs:
             # The graph is that of the defaults.
-            return super().forward(*args, **kwargs)
+            return super().forward(*args, **kwargs)  # type: ignore[misc]  # of the class that this stands before
         if self._recipe.checkpoints and self.with_cp and any(getattr(arg, 'requires_grad', False) for arg in args):
             return checkpoint(self._fused_forward, *args, use_reentrant=False)
         return self._fused_forward(*args)
@@ -163,7 +164,8 @@ class _Recipe(NamedTuple):
             _fused_forward=namespace['forward'],
             _recipe=self,
         )
-        return type(self.base)(self.base.__name__, (_Fused, self.base), body)
+        metaclass: Any = type(self.base)
+        return metaclass(self.base.__name__, (_Fused, self.base), body)
 
 
 def _rebuild(recipe: _Recipe) -> nn.Module:

@@ -2,6 +2,8 @@
 
 import inspect
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -48,12 +50,12 @@ class _Proxy(fx.Proxy):
     """Keeps changes in place, which another name of the tensor may see; fx makes new tensors of them."""
 
 
+def _in_place(function: Callable) -> Callable:
+    return lambda self, other: self.tracer.create_proxy('call_function', function, (self, other), {})
+
+
 for _name in ('iadd', 'isub', 'imul', 'itruediv'):
-
-    def _in_place(self, other, function=getattr(operator, _name)):
-        return self.tracer.create_proxy('call_function', function, (self, other), {})
-
-    setattr(_Proxy, f'__{_name}__', _in_place)
+    setattr(_Proxy, f'__{_name}__', _in_place(getattr(operator, _name)))
 
 
 class _Tracer(fx.Tracer):
@@ -66,7 +68,7 @@ class _Tracer(fx.Tracer):
         return True
 
 
-def trace(module: nn.Module) -> fx.Graph:
+def trace(module: Any) -> fx.Graph:
     """The graph of the forward of ``module``, with what has a default given it.
 
     Raises:
@@ -89,7 +91,7 @@ def trace(module: nn.Module) -> fx.Graph:
     return graph
 
 
-def trace_with_checkpoints(module: nn.Module) -> tuple[fx.Graph, bool]:
+def trace_with_checkpoints(module: Any) -> tuple[fx.Graph, bool]:
     """:func:`trace`, for blocks of OpenMMLab whose ``with_cp`` lets them forget their activations.
 
     Returns:
@@ -171,17 +173,17 @@ def absorb(graph: fx.Graph, module: nn.Module) -> dict[str, str]:
     return found
 
 
-def _activation_of(node: fx.Node, module: nn.Module) -> Activation | None:
+def _activation_of(node: Any, module: nn.Module) -> Activation | None:
     if node.op == 'call_module':
         return activation_of(module.get_submodule(node.target))
     name = _FUNCTIONS.get(node.target) if node.op in ('call_function', 'call_method') else None
-    options = {k: v for k, v in node.kwargs.items() if k != 'inplace'}
+    options: dict[str, Any] = {k: v for k, v in node.kwargs.items() if k != 'inplace'}
     if name is None or options.keys() - {'negative_slope'} or len(node.args) > 1:
         return None
     return Activation(name, **options)
 
 
-def _parts(node: fx.Node, module: nn.Module) -> tuple[fx.Node, fx.Node | None, bool] | None:
+def _parts(node: Any, module: nn.Module) -> tuple[Any, fx.Node | None, bool] | None:
     """The call of a norm that ``node`` is, or the two that it adds: norm, other, and whether in place."""
     if _is_norm(node, module):
         return node, None, False
@@ -196,8 +198,9 @@ def _parts(node: fx.Node, module: nn.Module) -> tuple[fx.Node, fx.Node | None, b
     return None
 
 
-def _is_norm(node, module: nn.Module) -> bool:
-    if not isinstance(node, fx.Node) or node.op != 'call_module' or len(node.args) != 1 or node.kwargs:
+def _is_norm(node: Any, module: nn.Module) -> bool:
+    is_node = isinstance(node, fx.Node)
+    if not is_node or node.op != 'call_module' or len(node.args) != 1 or node.kwargs:
         return False
     layer = module.get_submodule(node.target)
     # Those with an activation inside have children.

@@ -136,13 +136,13 @@ class LearnedNorm(SiblingLoader):
 
     @property
     def activation(self) -> str | None:
-        return self._activation and self._activation.name
+        return None if self._activation is None else self._activation.name
 
     @activation.setter
     def activation(self, name: str | None) -> None:
         if name is not None and name not in ops.ACTIVATIONS:
             raise ValueError(f'activation must be None or one of {", ".join(ops.ACTIVATIONS)}, got {name!r}')
-        self._activation = name and ops.Activation(name, self.negative_slope)
+        self._activation = None if name is None else ops.Activation(name, self.negative_slope)
 
     def coefficients(
         self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
@@ -160,9 +160,7 @@ class LearnedNorm(SiblingLoader):
         """
         raise NotImplementedError
 
-    def forward(
-        self, x: Tensor, residual: Tensor | None = None, activation: ops.Activation | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor | None = None, activation: ops.Activation | None = None) -> Tensor:
         r"""Normalize ``x``, add ``residual`` where it is given, and apply :attr:`activation` where there is one.
 
         Args:

@@ -15,9 +15,8 @@ from .switchable_norm import SwitchableNorm
 def sparsestmax(z: Tensor, radius: Tensor) -> Tensor:
     """The points of the simplex that are nearest to ``z``, (..., K), outside of a sphere around its center.
 
-    With radius 0 it is sparsemax; at sqrt(1 - 1 / K) only the corners are left. A point inside of the sphere is pushed
-    to its surface, away from the center of the face that it is on, and onto a smaller face where that is beyond the
-    simplex. So it keeps the m largest entries of z, and p = 1 / m + stretch * (z - mean of z), over these.
+    Radius 0 is sparsemax, sqrt(1 - 1 / K) leaves only the corners. A point inside is pushed away from the center of
+    its face, onto a smaller face where that is beyond the simplex: p = 1 / m + stretch * (z - mean of z), m largest.
     """
     k = z.shape[-1]
     with torch.no_grad():
@@ -27,7 +26,7 @@ def sparsestmax(z: Tensor, radius: Tensor) -> Tensor:
         # Row m: the m largest, less their mean.
         spread = (ordered.unsqueeze(-2) - mean.unsqueeze(-1)).tril().norm(dim=-1)
         # Of the sphere within a face of m corners.
-        face_radius = (radius**2 - (1 / m - 1 / k)).clamp(min=0).sqrt()
+        face_radius = (radius.to(z.dtype) ** 2 - (1 / m - 1 / k)).clamp(min=0).sqrt()
         nearest = (ordered - mean + 1 / m > 0).sum(-1, keepdim=True)
         is_outside = (spread >= face_radius).gather(-1, nearest - 1)
         # A corner, or the center of a face, has no direction to go.

@@ -40,5 +40,6 @@ def activation_of(module: nn.Module) -> Activation | None:
         return Activation('leaky_relu', module.negative_slope)
     if type(module) is nn.GELU:
         return Activation('gelu') if module.approximate == 'none' else None
-    name = {nn.ReLU: 'relu', nn.SiLU: 'silu'}.get(type(module))
-    return name and Activation(name)
+    if type(module) is nn.SiLU:
+        return Activation('silu')
+    return Activation('relu') if type(module) is nn.ReLU else None

@@ -102,9 +102,9 @@ def _slope(activation: Activation | None) -> float:
 
 @cache
 def _activated_again(activation: Activation | None) -> Callable:
-    return (
-        partial(differentiate_again, partial(reference.affine, activation=activation)) if activation else _affine_again
-    )
+    if activation is None:
+        return _affine_again
+    return partial(differentiate_again, partial(reference.affine, activation=activation.__call__))
 
 
 @cache

@@ -53,7 +53,8 @@ def _plan(implementation: backend.Backend, x: Tensor, activation: Activation | N
         return Fused(activation) if activation is not None and activation.name in fuses else NOTHING
     if not fuses or residual.dtype != x.dtype or not backend.is_eager(residual):
         return NOTHING
-    return Fused(activation if activation is not None and activation.name in fuses else None, nodes.as_laid_out(residual, x))
+    in_pass = activation if activation is not None and activation.name in fuses else None
+    return Fused(in_pass, nodes.as_laid_out(residual, x))
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:

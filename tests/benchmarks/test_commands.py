@@ -115,13 +115,3 @@ def test_networks_refuses():
     for line, expected in zip(refusals('networks', cases), cases.values(), strict=True):
         assert line.startswith('2 ')
         assert expected in line
-
-
-def test_fused(tmp_path):
-    sizes = ['--shapes', '2x32x6x5', '--repeats', 2, '--device', 'cpu', '--layers', 'EN']
-    stdout, _ = run('benchmarks/fused.py', *sizes, '--out', tmp_path)
-    assert 'sum, ReLU' in stdout
-    results = json.loads((tmp_path / 'fused.json').read_text())['results']
-    assert [result['layer'] for result in results] == ['BN', 'EN', 'EN fused'] * 4
-    assert all(result['seconds'] > 0 for result in results)
-    assert 'EN fused' in (tmp_path / 'fused.md').read_text()

@@ -38,7 +38,9 @@ def check_fused(model, x):
         expected, actual = (results(m, x, mode) for m in (model, fused))
         assert expected.keys() == actual.keys()
         for name, value in expected.items():
-            torch.testing.assert_close(actual[name], value, rtol=1e-9, atol=1e-9, msg=lambda text, n=name: f'{n}: {text}')
+            torch.testing.assert_close(
+                actual[name], value, rtol=1e-9, atol=1e-9, msg=lambda text, n=name: f'{n}: {text}'
+            )
     return report
 
 
@@ -102,7 +104,7 @@ def test_what_is_added_to_in_place_stays_so():
     assert report.fused == {'norm2': 'sum'}
 
 
-@pytest.mark.parametrize('scope, options', [
+@pytest.mark.parametrize(('scope', 'options'), [
     ('mmseg', dict(type='ResNetV1c', depth=18)),
     ('mmseg', dict(type='ResNet', depth=50, with_cp=True)),
     ('mmdet', dict(type='ResNet', depth=18)),
@@ -114,10 +116,11 @@ def test_backbones(scope, options):
 
     import_module(f'{scope}.models')
     registry = import_module(f'{scope}.registry').MODELS
-    model = randomized(registry.build(dict(options, norm_cfg=dict(type='SN'))))
+    model = randomized(registry.build(dict(options, type=f'{scope}.{options["type"]}', norm_cfg=dict(type='SN'))))
     report = check_fused(model, torch.randn(2, 3, 32, 32, dtype=torch.float64))
     # The norms of shortcuts are followed by the sum, which the other norm does.
-    assert report.unfused and all('downsample' in name for name in report.unfused)
+    assert report.unfused
+    assert all('downsample' in name for name in report.unfused)
     assert {'relu', 'sum and relu'} == set(report.fused.values())
 
 
@@ -179,12 +182,14 @@ def test_what_is_not_fused_says_why():
     model = nn.ModuleDict(dict(a=Depends(None), b=Drops(None), c=nn.ModuleList([small()]), d=Block(None)))
     model['d'].forward = lambda x: x
     report = mmnorm.fuse(model)
-    assert not report.fused and not any(isinstance(m, _Fused) for m in model.modules())
+    assert not report.fused
+    assert not any(isinstance(m, _Fused) for m in model.modules())
     assert 'Depends cannot be traced: symbolically traced variables' in report.unfused['a.norm1']
     assert 'something else in training' in report.unfused['b.norm2']
     assert report.unfused['c.0'] == 'ModuleList has no forward'
     assert report.unfused['d.norm1'] == 'the forward of its Block was replaced'
-    assert '0 of 7 learned norms' in str(report) and 'a.norm1: alone' in str(report)
+    assert '0 of 7 learned norms' in str(report)
+    assert 'a.norm1: alone' in str(report)
     assert mmnorm.fuse(small()).unfused == {'': 'it is the model'}
 
 
@@ -192,7 +197,8 @@ def test_copies_are_their_own():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), small(), nn.ReLU())
     mmnorm.fuse(model)
     for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert isinstance(again, nn.Sequential) and type(again).__name__ == 'Sequential'
+        assert isinstance(again, nn.Sequential)
+        assert type(again).__name__ == 'Sequential'
         nn.init.zeros_(again[1].weight)
         nn.init.ones_(again[1].bias)
         # Each of the three normalizers adds its beta.
@@ -203,8 +209,10 @@ def test_copies_are_their_own():
 def test_again_and_back():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), small(), nn.ReLU())
     first = mmnorm.fuse(model)
-    assert first.fused and not mmnorm.fuse(model).fused
-    assert mmnorm.unfuse(model) is model and type(model) is nn.Sequential
+    assert first.fused
+    assert not mmnorm.fuse(model).fused
+    assert mmnorm.unfuse(model) is model
+    assert type(model) is nn.Sequential
     assert mmnorm.fuse(model).fused == first.fused
 
 
@@ -213,9 +221,12 @@ def test_conversions_of_a_fused_model():
     x = torch.randn(2, 3, 4, 4)
     mmnorm.fuse(model)
     mmnorm.convert_norm(model, 'SN', types='EN')
-    assert isinstance(model[1], SwitchableNorm2d) and model(x).min() == 0
+    assert isinstance(model[1], SwitchableNorm2d)
+    assert model(x).min() == 0
     mmnorm.revert_norm(model)
-    assert type(model) is nn.Sequential and isinstance(model[1], nn.BatchNorm2d) and model(x).min() == 0
+    assert type(model) is nn.Sequential
+    assert isinstance(model[1], nn.BatchNorm2d)
+    assert model(x).min() == 0
 
 
 def test_hooks_on_the_norm_see_its_input():
@@ -237,7 +248,8 @@ def test_norms_with_an_activation_inside():
     other.act = nn.Identity()
     model = nn.Sequential(nn.Conv2d(3, 4, 1), layer, other)
     report = check_fused(randomized(model), torch.randn(2, 3, 4, 4, dtype=torch.float64))
-    assert report.fused == {'1': 'silu'} and report.unfused == {'2': 'nothing follows it in its module'}
+    assert report.fused == {'1': 'silu'}
+    assert report.unfused == {'2': 'nothing follows it in its module'}
     mmnorm.fuse(model)
     assert layer.is_fused
     assert not mmnorm.unfuse(model)[1].is_fused

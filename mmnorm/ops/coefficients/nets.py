@@ -42,5 +42,6 @@ def perceptron(
     Returns:
         (N, O).
     """
-    weight1, bias1, weight2, bias2 = [p if p is None else p.to(features.dtype) for p in (weight1, bias1, weight2, bias2)]
+    weight1, weight2 = weight1.to(features.dtype), weight2.to(features.dtype)
+    bias1, bias2 = [b if b is None else b.to(features.dtype) for b in (bias1, bias2)]
     return ACTIVATIONS[output](F.linear(ACTIVATIONS[hidden](F.linear(features, weight1, bias1)), weight2, bias2))
