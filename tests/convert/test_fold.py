@@ -8,7 +8,6 @@ import torch
 import torchvision
 from helpers import assert_same, randomize
 from torch import nn
-from torch.utils._pytree import tree_flatten
 
 import mmnorm
 from mmnorm.registry import NORMS
@@ -350,6 +349,10 @@ def fixed(model, norm='SN'):
     return model
 
 
+def tensors_of(outputs):
+    return [outputs] if isinstance(outputs, torch.Tensor) else [t for part in outputs for t in tensors_of(part)]
+
+
 def norms_of(model):
     return [name for name, module in model.named_modules() if isinstance(module, mmnorm.LearnedNorm)]
 
@@ -389,8 +392,7 @@ def test_networks(name):
         actual = model(x)
     assert [entry.name for entry in report] == names
     assert not norms_of(model)
-    pairs = [(actual, expected)] if isinstance(actual, torch.Tensor) else zip(actual, expected, strict=True)
-    for y, z in pairs:
+    for y, z in zip(tensors_of(actual), tensors_of(expected), strict=True):
         assert_same(dict(y=y), dict(y=z))
 
 
@@ -456,7 +458,7 @@ def test_models_of_openmmlab(name, staying):
 
     def outputs():
         with torch.no_grad():
-            return tree_flatten(model(inputs, batch['data_samples'], mode='tensor'))[0]
+            return tensors_of(model(inputs, batch['data_samples'], mode='tensor'))
 
     expected, names = outputs(), norms_of(model)
     report = mmnorm.fold(model)
