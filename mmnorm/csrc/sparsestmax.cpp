@@ -12,10 +12,11 @@ namespace {
 namespace py = pybind11;
 
 // A point of the simplex, of K numbers, and the derivatives of each after each of z.
-void nearest_point(const double* z, double radius, double rounding, double* p, double* derivatives, int64_t size) {
+void nearest_point(const double* z, double radius, double eps, double* p, double* derivatives, int64_t size) {
   std::vector<int64_t> order(size);
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t i, int64_t j) { return z[i] > z[j]; });
+  const double rounding = eps * (z[order.front()] - z[order.back()]);
   std::vector<double> d(size);
   double length = 0, stretch = 1;
   bool is_inside = false;
@@ -73,13 +74,8 @@ class SparsestmaxStep : public Step {
     const auto eps = inputs[0].scalar_type() == at::kDouble ? std::numeric_limits<double>::epsilon()
                                                             : static_cast<double>(std::numeric_limits<float>::epsilon());
     for (int64_t row = 0; row < rows; ++row) {
-      const double* from = z.const_data_ptr<double>() + row * size;
-      double largest = 0;
-      for (int64_t i = 0; i < size; ++i) {
-        largest = std::max(largest, std::abs(from[i] - from[0]));
-      }
-      nearest_point(from, inputs[1].item<double>(), 10 * eps * largest, p.data_ptr<double>() + row * size,
-                    derivatives.data_ptr<double>() + row * size * size, size);
+      nearest_point(z.const_data_ptr<double>() + row * size, inputs[1].item<double>(), 10 * eps,
+                    p.data_ptr<double>() + row * size, derivatives.data_ptr<double>() + row * size * size, size);
     }
     kept = {derivatives};
     return {as(p, inputs[0].scalar_type())};
@@ -89,14 +85,8 @@ class SparsestmaxStep : public Step {
                          const variable_list& gradients) const override {
     const int64_t rows = inputs[0].size(0), size = inputs[0].size(1);
     check_numbers(kept[0], "derivatives", at::kDouble, {rows, size, size});
-    const at::Tensor dp = as(gradients[0], at::kDouble), dz = at::zeros({rows, size}, dp.options());
-    const double *d = kept[0].const_data_ptr<double>(), *from = dp.const_data_ptr<double>();
-    for (int64_t i = 0; i < rows * size; ++i) {
-      for (int64_t j = 0; j < size; ++j) {
-        dz.data_ptr<double>()[i] += d[i * size + j] * from[i / size * size + j];
-      }
-    }
-    return {as(dz, inputs[0].scalar_type()), at::Tensor()};
+    const at::Tensor dp = as(gradients[0], at::kDouble);
+    return {as(at::bmm(kept[0], dp.unsqueeze(2)).squeeze(2), inputs[0].scalar_type()), at::Tensor()};
   }
 };
 

@@ -174,7 +174,7 @@ def test_eval_and_no_grad(kind):
 @pytest.mark.parametrize('last', [False, True])
 def test_only_the_input_and_a_bit_a_value_are_kept(last, with_residual):
     layer = mmnorm.ExemplarNorm2d(64, activation='relu')
-    x, z = [make((2, 64, 16, 16), last, torch.float32).requires_grad_() for _ in range(2)]
+    x, z = [make((2, 64, 32, 32), last, torch.float32).requires_grad_() for _ in range(2)]
     kept = {}
 
     def pack(t):
