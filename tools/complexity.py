@@ -82,7 +82,7 @@ def main() -> None:
     settings = check_arguments(args)
     device = pick_device(args.device)
     # What load_config needs besides; the norms come in one after another.
-    own = dict(norm=None, norm_scope=None, launcher='none', work_dir=None, local_rank=0)
+    own = dict(norm=None, norm_scope=None, fuse=False, launcher='none', work_dir=None, local_rank=0)
     cfg, scope = launch.load_config(argparse.Namespace(**{**vars(args), **own}))
     if not cfg.get('model'):
         raise UsageError(f'{args.config} has no model')

@@ -97,7 +97,7 @@ class Sources:
                 # The config as it was when the checkpoint was saved, options of that training and all.
                 file = Path(folder, f'{re.sub(r"[^0-9A-Za-z_]", "_", Path(path).stem)}.py')
                 file.write_text(text)
-            options = {'work_dir': None, **vars(self.args), 'config': str(file)}
+            options = {'work_dir': None, 'fuse': False, **vars(self.args), 'config': str(file)}
             cfg, _ = launch.load_config(argparse.Namespace(**options))
         if cfg.launcher != 'none' and not is_distributed():
             init_dist(cfg.launcher)

@@ -82,7 +82,7 @@ def test_plain_sync_bn_trains_on_the_cpu(digits, main, tmp_path):
 
 
 def load(config, norm=None, scope=None, cfg_options=None, **more):
-    arguments = dict(config=config, norm=norm, norm_scope=scope, cfg_options=cfg_options, work_dir='unused')
+    arguments = dict(config=config, norm=norm, norm_scope=scope, cfg_options=cfg_options, work_dir='unused', fuse=False)
     return launch.load_config(Namespace(**arguments, launcher='none', local_rank=0, trust_checkpoint=False, **more))[0]
 
 
