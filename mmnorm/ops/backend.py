@@ -158,9 +158,10 @@ def kernel(name: str, mean: Tensor) -> Callable | None:
 def is_eager(x: Tensor) -> bool:
     """Whether kernels may be called by themselves: eager mode, real memory, no transform, no subclass, not empty."""
     return (
-        type(x) in (Tensor, nn.Parameter)
+        # First: the compiler of 2.1 does not follow the next line.
+        not is_compiling()
+        and type(x) in (Tensor, nn.Parameter)
         and not x.is_meta
-        and not is_compiling()
         and x.numel() > 0
         and not is_transformed()
         and not is_forward_ad()
