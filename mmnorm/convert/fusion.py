@@ -69,7 +69,7 @@ def unfuse(model: nn.Module) -> nn.Module:
     """
     for module in model.modules():
         if isinstance(module, _Fused):
-            module.__class__ = type(module).__mro__[2]
+            module.__class__ = module._recipe.base  # type: ignore[assignment]
         elif isinstance(module, LearnedNorm) and getattr(module, 'is_fused', False):
             setattr(module, 'is_fused', False)  # noqa: B010  nn.Module says that all attributes are tensors
     return model
@@ -118,9 +118,9 @@ def _fuse_module(module: nn.Module, names: dict[str, str], report: FusionReport)
             report.unfused[full] = f'nothing that could be part of its pass follows it in its {type(module).__name__}'
     if found:
         code = graph.python_code('self')
-        names = {name: value for name, value in code.globals.items() if not isinstance(value, ModuleType)}
+        used = {name: value for name, value in code.globals.items() if not isinstance(value, ModuleType)}
         inputs = sum(node.op == 'placeholder' for node in graph.nodes)
-        module.__class__ = _Recipe(type(module), code.src, names, inputs, checkpoints).make()
+        module.__class__ = _Recipe(type(module), code.src, used, inputs, checkpoints).make()
 
 
 class _Fused:

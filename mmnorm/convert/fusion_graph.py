@@ -199,8 +199,7 @@ def _parts(node: Any, module: nn.Module) -> tuple[Any, fx.Node | None, bool] | N
 
 
 def _is_norm(node: Any, module: nn.Module) -> bool:
-    is_node = isinstance(node, fx.Node)
-    if not is_node or node.op != 'call_module' or len(node.args) != 1 or node.kwargs:
+    if getattr(node, 'op', None) != 'call_module' or len(node.args) != 1 or node.kwargs:
         return False
     layer = module.get_submodule(node.target)
     # Those with an activation inside have children.

@@ -32,57 +32,16 @@ class MixingStep : public Step {
   double eps_;
 };
 
-class MixStatisticsStep : public MixingStep {
+// Of statistics, or of outputs: these have ratios of each sample, and may have rows of gamma and beta.
+class MixStep : public MixingStep {
  public:
-  using MixingStep::MixingStep;
+  MixStep(bool of_outputs, double eps, py::function again) : MixingStep(eps, std::move(again)), of_outputs_(of_outputs) {}
 
   void check(const variable_list& inputs) const override {
     const auto p = checked_pool(inputs);
-    check_floating(inputs[2], "ratios", {2, p.normalizers});
-    check_optional(inputs[3], "weight", {p.channels});
-    check_optional(inputs[4], "bias", {p.channels});
-  }
-
-  // inputs: deviation, variance, ratios, weight, bias
-  variable_list forward(const variable_list& inputs, variable_list&) override {
-    const auto dtype = inputs[0].scalar_type();
-    const at::Tensor d = as(inputs[0], dtype), v = as(inputs[1], dtype), r = as(inputs[2], dtype),
-                     w = as(inputs[3], dtype), b = as(inputs[4], dtype);
-    const at::Tensor scale = planes_like(d), shift = planes_like(d);
-    MMNORM_DISPATCH(dtype, "mmnorm::mix_statistics", {
-      MMNORM_CALL(mix_statistics, pointer<T>(d), pointer<T>(v), pointer<T>(r), pointer<T>(w), pointer<T>(b),
-                  static_cast<T>(eps_), scale.data_ptr<T>(), shift.data_ptr<T>(), planes_of(d));
-    });
-    return {scale, shift};
-  }
-
-  variable_list backward(const variable_list& inputs, const variable_list&,
-                         const variable_list& gradients) const override {
-    const auto dtype = inputs[0].scalar_type();
-    const at::Tensor d = as(inputs[0], dtype), v = as(inputs[1], dtype), r = as(inputs[2], dtype),
-                     w = as(inputs[3], dtype);
-    const at::Tensor dscale = or_zeros(gradients[0], d), dshift = or_zeros(gradients[1], d);
-    const at::Tensor ddeviation = at::empty_like(d), dvariance = at::empty_like(v), dratios = at::empty_like(r);
-    const at::Tensor dweight = at::zeros({d.size(2)}, d.options()), dbias = at::zeros({d.size(2)}, d.options());
-    MMNORM_DISPATCH(dtype, "mmnorm::mix_statistics_backward", {
-      MMNORM_CALL(mix_statistics_backward, pointer<T>(d), pointer<T>(v), pointer<T>(r), pointer<T>(w),
-                  static_cast<T>(eps_), pointer<T>(dscale), pointer<T>(dshift), ddeviation.data_ptr<T>(),
-                  dvariance.data_ptr<T>(), dratios.data_ptr<T>(), dweight.data_ptr<T>(), dbias.data_ptr<T>(),
-                  planes_of(d));
-    });
-    return {ddeviation, dvariance, dratios, dweight, dbias};
-  }
-};
-
-class MixOutputsStep : public MixingStep {
- public:
-  using MixingStep::MixingStep;
-
-  void check(const variable_list& inputs) const override {
-    const auto p = checked_pool(inputs);
-    check_floating(inputs[2], "ratios", {p.samples, p.normalizers});
-    check_rows(inputs[3], "weight", p);
-    check_rows(inputs[4], "bias", p);
+    check_floating(inputs[2], "ratios", {of_outputs_ ? p.samples : 2, p.normalizers});
+    of_outputs_ ? check_rows(inputs[3], "weight", p) : check_optional(inputs[3], "weight", {p.channels});
+    of_outputs_ ? check_rows(inputs[4], "bias", p) : check_optional(inputs[4], "bias", {p.channels});
   }
 
   // inputs: deviation, variance, ratios, weight, bias
@@ -90,11 +49,16 @@ class MixOutputsStep : public MixingStep {
     const auto dtype = inputs[0].scalar_type();
     const at::Tensor d = as(inputs[0], dtype), v = as(inputs[1], dtype), r = as(inputs[2], dtype),
                      w = as(inputs[3], dtype), betas = as(inputs[4], dtype);
-    const at::Tensor b = betas.defined() && betas.dim() == 2 ? betas.sum(0) : betas;
+    const at::Tensor b = has_rows(betas) ? betas.sum(0) : betas;
     const at::Tensor scale = planes_like(d), shift = planes_like(d);
-    MMNORM_DISPATCH(dtype, "mmnorm::mix_outputs", {
-      MMNORM_CALL(mix_outputs, pointer<T>(d), pointer<T>(v), pointer<T>(r), pointer<T>(w), stride(w), pointer<T>(b),
-                  static_cast<T>(eps_), scale.data_ptr<T>(), shift.data_ptr<T>(), planes_of(d));
+    MMNORM_DISPATCH(dtype, "mmnorm::mix", {
+      if (of_outputs_) {
+        MMNORM_CALL(mix_outputs, pointer<T>(d), pointer<T>(v), pointer<T>(r), pointer<T>(w), stride(w), pointer<T>(b),
+                    static_cast<T>(eps_), scale.data_ptr<T>(), shift.data_ptr<T>(), planes_of(d));
+      } else {
+        MMNORM_CALL(mix_statistics, pointer<T>(d), pointer<T>(v), pointer<T>(r), pointer<T>(w), pointer<T>(b),
+                    static_cast<T>(eps_), scale.data_ptr<T>(), shift.data_ptr<T>(), planes_of(d));
+      }
     });
     return {scale, shift};
   }
@@ -108,21 +72,26 @@ class MixOutputsStep : public MixingStep {
     const at::Tensor ddeviation = at::empty_like(d), dvariance = at::empty_like(v), dratios = at::empty_like(r);
     const at::Tensor dweight = w.defined() ? at::zeros_like(w) : at::zeros({d.size(2)}, d.options());
     const at::Tensor dbias = at::zeros({d.size(2)}, d.options());
-    MMNORM_DISPATCH(dtype, "mmnorm::mix_outputs_backward", {
-      MMNORM_CALL(mix_outputs_backward, pointer<T>(d), pointer<T>(v), pointer<T>(r), pointer<T>(w), stride(w),
-                  static_cast<T>(eps_), pointer<T>(dscale), pointer<T>(dshift), ddeviation.data_ptr<T>(),
-                  dvariance.data_ptr<T>(), dratios.data_ptr<T>(), dweight.data_ptr<T>(), dbias.data_ptr<T>(),
-                  planes_of(d));
+    MMNORM_DISPATCH(dtype, "mmnorm::mix_backward", {
+      T *dd = ddeviation.data_ptr<T>(), *dv = dvariance.data_ptr<T>(), *dr = dratios.data_ptr<T>(),
+        *dw = dweight.data_ptr<T>(), *db = dbias.data_ptr<T>();
+      if (of_outputs_) {
+        MMNORM_CALL(mix_outputs_backward, pointer<T>(d), pointer<T>(v), pointer<T>(r), pointer<T>(w), stride(w),
+                    static_cast<T>(eps_), pointer<T>(dscale), pointer<T>(dshift), dd, dv, dr, dw, db, planes_of(d));
+      } else {
+        MMNORM_CALL(mix_statistics_backward, pointer<T>(d), pointer<T>(v), pointer<T>(r), pointer<T>(w),
+                    static_cast<T>(eps_), pointer<T>(dscale), pointer<T>(dshift), dd, dv, dr, dw, db, planes_of(d));
+      }
     });
-    return {ddeviation, dvariance, dratios, dweight,
-            betas.defined() && betas.dim() == 2 ? dbias.expand(betas.sizes()) : dbias};
+    return {ddeviation, dvariance, dratios, dweight, has_rows(betas) ? dbias.expand(betas.sizes()) : dbias};
   }
 
  private:
+  static bool has_rows(const at::Tensor& t) { return t.defined() && t.dim() == 2; }
   // From one normalizer's gamma to the next one's.
-  static int64_t stride(const at::Tensor& weight) {
-    return weight.defined() && weight.dim() == 2 ? weight.size(1) : 0;
-  }
+  static int64_t stride(const at::Tensor& weight) { return has_rows(weight) ? weight.size(1) : 0; }
+
+  bool of_outputs_;
 };
 
 class CorrelateStep : public MixingStep {
@@ -225,13 +194,13 @@ class RescaleStep : public MixingStep {
 std::vector<at::Tensor> mix_statistics(const at::Tensor& deviation, const at::Tensor& variance,
                                        const at::Tensor& ratios, const OptionalTensor& weight,
                                        const OptionalTensor& bias, double eps, py::function again) {
-  return run(c10::make_intrusive<MixStatisticsStep>(eps, std::move(again)), {deviation, variance, ratios, weight, bias});
+  return run(c10::make_intrusive<MixStep>(false, eps, std::move(again)), {deviation, variance, ratios, weight, bias});
 }
 
 std::vector<at::Tensor> mix_outputs(const at::Tensor& deviation, const at::Tensor& variance, const at::Tensor& ratios,
                                     const OptionalTensor& weight, const OptionalTensor& bias, double eps,
                                     py::function again) {
-  return run(c10::make_intrusive<MixOutputsStep>(eps, std::move(again)), {deviation, variance, ratios, weight, bias});
+  return run(c10::make_intrusive<MixStep>(true, eps, std::move(again)), {deviation, variance, ratios, weight, bias});
 }
 
 at::Tensor correlate(const at::Tensor& deviation, const at::Tensor& variance, const OptionalTensor& conv_weight,

@@ -136,37 +136,26 @@ int64_t bit_bytes(int64_t size) {
   return full * static_cast<int64_t>(sizeof(Word<A>)) + (rest + 7) / 8;
 }
 
-inline int signs(const Vector<float>& v) {
+// The sign of each lane, a bit each.
 #if !defined(MMNORM_X86)
+template <typename V>
+inline int signs(const V& v) {
   int bits = 0;
-  for (int64_t lane = 0; lane < Lanes<float>::size; ++lane) {
+  for (size_t lane = 0; lane < sizeof(v) / sizeof(v[0]); ++lane) {
     bits |= (v[lane] < 0) << lane;
   }
   return bits;
-#elif MMNORM_BYTES == 64
-  return _mm512_movepi32_mask((__m512i)v);
-#elif MMNORM_BYTES == 32
-  return _mm256_movemask_ps((__m256)v);
-#else
-  return _mm_movemask_ps((__m128)v);
-#endif
 }
-
-inline int signs(const Vector<double>& v) {
-#if !defined(MMNORM_X86)
-  int bits = 0;
-  for (int64_t lane = 0; lane < Lanes<double>::size; ++lane) {
-    bits |= (v[lane] < 0) << lane;
-  }
-  return bits;
 #elif MMNORM_BYTES == 64
-  return _mm512_movepi64_mask((__m512i)v);
+inline int signs(const Vector<float>& v) { return _mm512_movepi32_mask((__m512i)v); }
+inline int signs(const Vector<double>& v) { return _mm512_movepi64_mask((__m512i)v); }
 #elif MMNORM_BYTES == 32
-  return _mm256_movemask_pd((__m256d)v);
+inline int signs(const Vector<float>& v) { return _mm256_movemask_ps((__m256)v); }
+inline int signs(const Vector<double>& v) { return _mm256_movemask_pd((__m256d)v); }
 #else
-  return _mm_movemask_pd((__m128d)v);
+inline int signs(const Vector<float>& v) { return _mm_movemask_ps((__m128)v); }
+inline int signs(const Vector<double>& v) { return _mm_movemask_pd((__m128d)v); }
 #endif
-}
 
 template <typename A>
 inline void write_bits(uint8_t* row, int64_t i, const Vector<A>& v) {
