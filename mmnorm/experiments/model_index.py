@@ -58,7 +58,7 @@ def _model(catalogue: Catalogue, config: str, rows: list[Experiment]) -> dict[st
     model['Metadata'] = {'Training Data': _DATA[row.data], 'Batch Size': row.gpus * (row.images or 1)}
     for row in rows:
         # As the config stands, from nothing.
-        if row.set or row.start:
+        if row.set or row.start or row.data is None:
             continue
         figures = {name: float(value) for name, value in row.here.items() if name != 'note'}
         if 'params' in figures:
