@@ -1,4 +1,4 @@
-"""Draws the README's figures of speed and of CamVid anew, from the tables of docs/performance.md and docs/results.md."""
+"""Draws the README's figures of speed and of CamVid anew, from the tables of performance.md and results.md."""
 
 from pathlib import Path
 

@@ -37,10 +37,7 @@ def on_page_markdown(markdown, page, config, files):
 
     def move(match):
         target = posixpath.normpath(posixpath.join(posixpath.dirname(here), match['path']))
-        if target.startswith('docs/'):
-            place = target.removeprefix('docs/')
-        else:
-            place = PAGES.get(target, f'files/{target}')
+        place = target.removeprefix('docs/') if target.startswith('docs/') else PAGES.get(target, f'files/{target}')
         address = posixpath.relpath(place, posixpath.dirname(page.file.src_uri) or '.') + (match['anchor'] or '')
         return f'{_named(match["text"], target)}({address})'
 
