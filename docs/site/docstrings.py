@@ -26,6 +26,8 @@ class SphinxRoles(Extension):
     def _read(self, thing: Object) -> None:
         if thing.docstring is not None:
             text = MATH.sub(_display, thing.docstring.value + '\n')
+            # What follows is a block of code by its indentation.
+            text = re.sub(r'(?<=\S)::$', ':', text, flags=re.MULTILINE)
             thing.docstring.value = ROLE.sub(lambda match: _inline(match, thing), text).rstrip()
 
 
