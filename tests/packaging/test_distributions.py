@@ -52,7 +52,10 @@ def source(tmp_path_factory):
 def built(source, tmp_path_factory):
     """The package as it is installed, built from the source distribution; and what the build said."""
     out = tmp_path_factory.mktemp('built')
-    return out, setup('-q', 'build_py', '--build-lib', out, folder=source)
+    said = setup('-q', 'build_py', '--build-lib', out, folder=source)
+    # By which mmengine finds it, before another installation of the environment.
+    setup('-q', 'egg_info', '--egg-base', out, folder=source)
+    return out, said
 
 
 def test_the_source_distribution_is_all_that_is_built_of(source):
