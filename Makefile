@@ -1,6 +1,7 @@
 # make demo: watch DeepLab with EN learn.  make test: all tests.  Both build .venv first, once.
 # make test-upstream: all tests with the OpenMMLab of open-mmlab, on the PyTorch that its mmcv stands on.
 # make test-torch: the tests of the layers with PyTorch alone, on several versions; TORCH=2.1.2 for one.
+# make docs: the documentation as a site, in site/.
 
 PYTHON ?= python3.11
 # Tests that run at a time, each with one thread.
@@ -12,7 +13,7 @@ READY := .venv/.ready
 TORCH ?= 2.1.2 2.4.1 2.6.0 newest
 TORCHES := $(addprefix test-torch-,$(TORCH))
 
-.PHONY: demo test lint env constraints test-upstream env-upstream test-torch $(TORCHES)
+.PHONY: demo test lint env constraints docs test-upstream env-upstream test-torch $(TORCHES)
 
 demo: env
 	$(BIN)/python tools/demo.py
@@ -53,6 +54,15 @@ define copy_sources
 	cd $(1)/src && MAX_JOBS=$(WORKERS) ../bin/python setup.py --quiet build_ext --inplace
 	cd $(1)/src && ../bin/python -c "import torch, mmnorm._C"
 endef
+
+# Strict: a link, an anchor or a reference that leads nowhere is an error. Docstrings are read, not imported.
+docs: .venv-docs/.ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build
+
+.venv-docs/.ready: requirements/docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --requirement requirements/docs.txt
+	@touch $@
 
 test-upstream: env-upstream
 	$(call copy_sources,.venv-upstream)

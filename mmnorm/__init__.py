@@ -10,6 +10,7 @@ from .convert import ConversionReport, FusionReport, convert_norm, fold, fuse, r
 from .convert.configs import register_builder, set_norm
 from .engine.batch_average import update_bn_stats
 from .engine.config_packages import resolve_config_packages
+from .engine.own_configs import let_mmengine_find_them
 from .engine.register import register_engine
 from .layers import (
     ExemplarNorm1d,
@@ -36,6 +37,7 @@ register_builder()
 register_engine()
 finish_import()
 resolve_config_packages()
+let_mmengine_find_them()
 
 __all__ = [
     'NORM_LAYERS',

@@ -1,7 +1,6 @@
 """Helpers that several test files share."""
 
 import os
-import runpy
 import sys
 import traceback
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 import mmnorm
+import mmnorm_command
 
 LAYERS = {
     (name, dims): getattr(mmnorm, f'{name}{dims}d')
@@ -74,8 +74,8 @@ def forget_instances(cls):
         forget_instances(subclass)
 
 
-def in_fork(log, name, *arguments):
-    """Run a script of tools/ in a fork of this process, which has imported everything; its output goes to ``log``."""
+def in_fork(log, command, *arguments):
+    """Run a command of mmnorm in a fork of this process, which has imported everything; its output goes to ``log``."""
     from mmengine.utils import ManagerMixin
 
     process = os.fork()
@@ -88,9 +88,9 @@ def in_fork(log, name, *arguments):
                 sys.stdout = sys.stderr = output
                 torch.set_num_threads(1)
                 forget_instances(ManagerMixin)
-                sys.argv = [f'tools/{name}', *map(str, arguments)]
+                sys.argv = ['mmnorm', command, *map(str, arguments)]
                 try:
-                    runpy.run_path(sys.argv[0], run_name='__main__')
+                    mmnorm_command.main()
                     status = 0
                 except SystemExit as stopped:
                     status = stopped.code or 0

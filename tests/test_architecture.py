@@ -16,6 +16,8 @@ ORDER = [
     ('cli',),
     ('analysis',),
     ('experiments',),
+    ('commands',),
+    ('__main__',),
 ]
 HEIGHT = {part: height for height, parts in enumerate(ORDER) for part in parts}
 

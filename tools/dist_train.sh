@@ -7,6 +7,4 @@ if [ $# -lt 2 ]; then
 fi
 config=$1 gpus=$2
 shift 2
-python -m torch.distributed.run --nproc_per_node="$gpus" --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
-    "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@"
+exec python "$(dirname "$0")/train.py" "$config" --gpus "$gpus" "$@"

@@ -136,9 +136,10 @@ def add_arguments(parser: argparse.ArgumentParser, max_samples: int) -> None:
         '--max-samples', type=int, default=max_samples, help='how many samples, at random (default: %(default)s)'
     )
     group.add_argument('--num-images', type=int, default=64, help='keep pictures of so many (default: %(default)s)')
-    group.add_argument('--cfg-options', nargs='+', action=launch.DictAction, metavar='KEY=VALUE', help='as in train.py')
-    group.add_argument('--norm', help='as in train.py, if the config alone does not say it')
-    group.add_argument('--norm-scope', help='as in train.py')
+    text = 'as in mmnorm train'
+    group.add_argument('--cfg-options', nargs='+', action=launch.DictAction, metavar='KEY=VALUE', help=text)
+    group.add_argument('--norm', help=f'{text}, if the config alone does not say it')
+    group.add_argument('--norm-scope', help=text)
     add_trust_argument(group)
     group.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     group.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)

@@ -36,7 +36,7 @@ def learned_norms(model: nn.Module) -> dict[str, LearnedNorm]:
         raise UsageError(
             f'{type(model).__name__} has no {kinds_in_words(*LEARNS)} layer to look at; its norms are '
             f'{", ".join(others) or "none at all"}. Expected a model with e.g. norm_cfg=dict(type="EN"); '
-            f'tools/train.py --norm EN puts one into any config.'
+            f'mmnorm train --norm EN puts one into any config.'
         )
     return layers
 

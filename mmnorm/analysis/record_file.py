@@ -178,11 +178,11 @@ def load_record(path: str | Path) -> Record:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
     except FileNotFoundError:
-        raise UsageError(f'record not found: {os.path.abspath(path)}. Write one with analyze_norm.py record.') from None
+        raise UsageError(f'record not found: {os.path.abspath(path)}. Write one with mmnorm analyze record.') from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f'{path} cannot be read as a record (.npz): {error}') from None
     if str(arrays.get('kind')) != _KIND:
-        raise UsageError(f'{path} is not a record; expected a file that analyze_norm.py record has written')
+        raise UsageError(f'{path} is not a record; expected a file that mmnorm analyze record has written')
     if arrays['version'] > VERSION:
         raise UsageError(f'{path} has format version {arrays["version"]}, this mmnorm reads up to {VERSION}; update it')
     layers = []

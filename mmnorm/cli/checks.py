@@ -58,7 +58,7 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
                         f'data not found: {osp.abspath(path)} ({option} of {key}, a {dataset.get("type")}). '
                         f'Put the data set there, or say where it is: '
                         f'--cfg-options {key}.{option}=PATH (the same for every loader and evaluator that reads it). '
-                        f'To try a config without the real data, tools/make_digits.py writes data of its layout.'
+                        f'To try a config without the real data, mmnorm digits writes data of its layout.'
                     )
 
 

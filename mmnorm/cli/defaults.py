@@ -1,4 +1,4 @@
-"""What tools/train.py adds to a run with learned norms; the dumped config has it. All of it is listed here."""
+"""What training adds to a run with learned norms; the dumped config has it. All of it is listed here."""
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence

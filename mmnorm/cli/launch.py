@@ -1,4 +1,4 @@
-"""From the command line to a Runner: what tools/train.py and tools/test.py share."""
+"""From the command line to a Runner: what the commands share that read configs."""
 
 import argparse
 import os
@@ -13,19 +13,22 @@ from mmengine.runner import Runner
 
 from ..convert.configs import set_norm
 from ..convert.custom_imports import import_mmnorm
-from ..errors import UsageError, run  # noqa: F401  the tools find run here
+from ..engine.own_configs import PREFIX, config_path
+from ..errors import UsageError
 from ..files import add_trust_argument
 from . import checks
 from .defaults import add_hook
 from .own_reader import use_own_reader
+from .processes import add_gpus_argument
 
 SCOPES = ('mmseg', 'mmdet', 'mmpretrain')
+CONFIG_HELP = 'config file, or mmnorm::..., mmseg::..., mmdet::..., mmpretrain::...'
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that train and test share, under the names that OpenMMLab's tools use."""
-    parser.add_argument('config', help='config file, or mmseg::..., mmdet::..., mmpretrain::...')
+    parser.add_argument('config', help=CONFIG_HELP)
     parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
     parser.add_argument(
         '--cfg-options',
@@ -53,6 +56,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         'faster, same results to rounding, same checkpoints. The config that is dumped has a FuseHook for it',
     )
     add_trust_argument(parser)
+    add_gpus_argument(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     # Given by torch.distributed.launch, not by people.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -87,7 +91,7 @@ def load_config(args: argparse.Namespace) -> tuple[Config, str]:
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config.rpartition('::')[2]))[0])
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     _adapt_to_machine(cfg)
     if scope == 'mmpretrain':
@@ -96,7 +100,13 @@ def load_config(args: argparse.Namespace) -> tuple[Config, str]:
 
 
 def _read_config(path: str) -> Config:
-    if '::' in path:
+    if path.startswith(PREFIX):
+        try:
+            path = str(config_path(path))
+        except FileNotFoundError as error:
+            raise UsageError(str(error)) from None
+        read = Config.fromfile
+    elif '::' in path:
         # get_config would install what is missing.
         checks.check_installed(path.partition('::')[0], path)
         read = get_config
@@ -104,7 +114,7 @@ def _read_config(path: str) -> Config:
         if not osp.isfile(path):
             raise UsageError(
                 f'config not found: {osp.abspath(path)}. Expected a file, or the name of an installed config such as '
-                f'mmseg::deeplabv3/deeplabv3_r50-d8_4xb4-80k_ade20k-512x512.py'
+                f'mmnorm::deeplab_en_r50.py or mmseg::deeplabv3/deeplabv3_r50-d8_4xb4-80k_ade20k-512x512.py'
             )
         read = Config.fromfile
     try:
@@ -144,7 +154,9 @@ def _adapt_to_machine(cfg: Config) -> None:
     if cfg.launcher != 'pytorch':
         raise UsageError(f'--launcher {cfg.launcher} needs GPUs, and none is visible; on CPUs use --launcher pytorch')
     if 'RANK' not in os.environ:
-        raise UsageError('--launcher pytorch expects the environment of torchrun; use tools/dist_train.sh')
+        raise UsageError(
+            '--launcher pytorch expects the environment of torchrun; use tools/dist_train.sh or, without it, --gpus N'
+        )
     if not torch.distributed.is_initialized():
         # mmengine calls torch.cuda.set_device on its way to init_process_group.
         torch.distributed.init_process_group('gloo')

@@ -1,4 +1,4 @@
-"""mmengine loads through the reader of this project: what it reads in a run of the tools is data, and never run."""
+"""mmengine loads through the reader of this project: what it reads in a run of the commands is data, and never run."""
 
 import os
 import os.path as osp
@@ -32,7 +32,7 @@ def use_own_reader(trust: bool = False) -> None:
     """Let mmengine read checkpoints by :func:`mmnorm.files.read_checkpoint`, in this process, from now on.
 
     mmengine's own loaders unpickle whatever a file says: upstream's with PyTorch before 2.6, onedl's where weights_only
-    refuses. Importing mmnorm changes nothing of that; the tools call this before they build anything. It is for files,
+    refuses. Importing mmnorm changes nothing of that; commands call this before they build anything. It is for files,
     and for what is downloaded by http(s) under whatever name (``torchvision://``, ``openmmlab://``, ``mmcls://``), read
     once it lies in PyTorch's cache. What mmengine unpickles in other ways (s3, petrel, pavi) is refused.
 

@@ -51,7 +51,7 @@ class AuthorsCode:
 
     Attributes:
         set: Settings of the config, for --cfg-options.
-        flags: Options of tools/train.py.
+        flags: Options of `mmnorm train`.
         gpus: Number of GPUs.
         note: In words, also what cannot be set, and what came of it there.
     """
@@ -83,8 +83,8 @@ class Experiment:
         test: The row whose checkpoint is tested.
         batch_average: Take BN's statistics over so many training images before the test.
         same: The row that is the same run; what is run and compared is that one.
-        draw: The figure: 'curves' or 'bars' of tools/experiments.py compare, or a command of tools/analyze_norm.py,
-            with its options.
+        draw: The figure: 'curves' or 'bars' of `mmnorm experiments compare`, or a command of `mmnorm analyze`, with its
+            options.
         of: Rows that the figure is of; patterns stand for all that match.
         epochs: Epochs whose checkpoints the figure is of, or 'all'; the last if nothing is said.
         count: What is counted: 'layer' or 'network'.
@@ -212,7 +212,7 @@ class Catalogue:
             near = get_close_matches(name, self.experiments, n=3, cutoff=0.4)
             raise UsageError(
                 f'no experiment is called {name!r}; nearest: {", ".join(near) or "none"}. '
-                f'All of them: python tools/experiments.py list'
+                f'All of them: mmnorm experiments list'
             )
         return self.experiments[name]
 

@@ -1,4 +1,4 @@
-"""From a row to command lines: what tools/train.py, tools/test.py and tools/analyze_norm.py are called with."""
+"""From a row to command lines: what `mmnorm train`, `mmnorm test` and `mmnorm analyze` are called with."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,10 @@ from typing import Any
 from mmengine.config import Config
 
 from ..cli import checks
+from ..engine.own_configs import PREFIX, config_folder
 from .catalogue import Experiment
 
-# The checkout: configs and tools stand beside the package.
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS, TOOLS = ROOT / 'configs', ROOT / 'tools'
+CONFIGS = config_folder()
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Variant:
         return found
 
     def flags(self, row: Experiment) -> tuple[str, ...]:
-        """Options of tools/train.py besides."""
+        """Options of `mmnorm train` besides."""
         return row.code.flags if self.code and row.code is not None else ()
 
 
@@ -89,19 +88,24 @@ def read_config(row: Experiment, variant: Variant = AS_IT_STANDS, start: Start |
     return cfg
 
 
-def train_command(config: Path, gpus: int, work_dir: Path, *options: str) -> list[str]:
-    """tools/train.py, or tools/dist_train.sh on several GPUs; goes on where it stopped."""
-    return [*_launch('train', config, gpus), '--work-dir', _shown(work_dir), '--resume', *options]
+def own_name(row: Experiment) -> str:
+    """The config of a row by its name: 'mmnorm::...'."""
+    return f'{PREFIX}{row.config}'
 
 
-def test_command(config: Path, checkpoint: Path, gpus: int, out: Path, *options: str) -> list[str]:
-    """tools/test.py, or tools/dist_test.sh on several GPUs; metrics go to ``out``."""
-    folder = _shown(out.with_suffix(''))
-    return [*_launch('test', config, gpus, _shown(checkpoint)), '--work-dir', folder, '--out', _shown(out), *options]
+def train_command(config: str, gpus: int, work_dir: Path, *options: str) -> list[str]:
+    """`mmnorm train`, on one or several GPUs; goes on where it stopped."""
+    return ['mmnorm', 'train', config, *_gpus(gpus), '--work-dir', shown(work_dir), '--resume', *options]
+
+
+def test_command(config: str, checkpoint: Path, gpus: int, out: Path, *options: str) -> list[str]:
+    """`mmnorm test`, on one or several GPUs; metrics go to ``out``."""
+    words = ['mmnorm', 'test', config, shown(checkpoint), *_gpus(gpus)]
+    return [*words, '--work-dir', shown(out.with_suffix('')), '--out', shown(out), *options]
 
 
 def figure_command(words: Sequence[str], sources: Sequence[Path], out: Path, *options: str) -> list[str]:
-    """tools/analyze_norm.py.
+    """`mmnorm analyze`.
 
     Args:
         words: The command and its options.
@@ -109,8 +113,8 @@ def figure_command(words: Sequence[str], sources: Sequence[Path], out: Path, *op
         out: The picture.
         *options: More options.
     """
-    script = ['python', _shown(TOOLS / 'analyze_norm.py'), words[0], *map(_shown, sources)]
-    return [*script, *words[1:], *options, '--out', _shown(out)]
+    command = ['mmnorm', 'analyze', words[0], *map(shown, sources)]
+    return [*command, *words[1:], *options, '--out', shown(out)]
 
 
 def cfg_options(settings: Mapping[str, Any]) -> list[str]:
@@ -123,17 +127,15 @@ def shell_line(command: Sequence[str]) -> str:
     return shlex.join(command)
 
 
-def _launch(job: str, config: Path, gpus: int, *positional: str) -> list[str]:
-    if gpus == 1:
-        return ['python', _shown(TOOLS / f'{job}.py'), _shown(config), *positional]
-    return [_shown(TOOLS / f'dist_{job}.sh'), _shown(config), *positional, str(gpus)]
+def _gpus(number: int) -> list[str]:
+    return [] if number == 1 else ['--gpus', str(number)]
 
 
 def _text(value: Any) -> str:
     return f'[{",".join(map(_text, value))}]' if isinstance(value, list | tuple) else str(value)
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """Relative to the current folder where it is below it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

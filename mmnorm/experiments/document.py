@@ -112,7 +112,7 @@ def _what(row: Experiment) -> str:
     if row.kind == 'draw':
         assert row.draw is not None
         command = row.draw.split()[0]
-        drawn = {'curves': 'compare --curves', 'bars': 'compare --picture'}.get(command, f'analyze_norm.py {command}')
+        drawn = {'curves': 'compare --curves', 'bars': 'compare --picture'}.get(command, f'mmnorm analyze {command}')
         return f'`{drawn}` of {", ".join(f"`{name}`" for name in row.of)}'
     if row.kind == 'count':
         return 'counted'

@@ -11,7 +11,17 @@ from mmengine.config import Config
 
 from ..errors import UsageError
 from .catalogue import Catalogue, Experiment
-from .commands import CONFIGS, Start, Variant, cfg_options, figure_command, read_config, test_command, train_command
+from .commands import (
+    Start,
+    Variant,
+    cfg_options,
+    figure_command,
+    own_name,
+    read_config,
+    shown,
+    test_command,
+    train_command,
+)
 from .folders import METRICS, SEVERAL_SCALES, RunFolder, checkpoint_names, final_name, run_folder
 
 # Data of rows that run on a CPU as they are.
@@ -100,7 +110,7 @@ class Planner:
         if row.kind == 'not built':
             raise UsageError(f'{row.id} is not built: {row.why}')
         if row.kind == 'count':
-            raise UsageError(f'{row.id} is counted, not run: tests/experiments/test_counts.py, tools/complexity.py')
+            raise UsageError(f'{row.id} is counted, not run: tests/experiments/test_counts.py, mmnorm complexity')
         if self.shrink and row.data in _SMALL:
             raise UsageError(f'{row.id} is small already; run it as it is')
         if row.kind == 'draw':
@@ -127,7 +137,7 @@ class Planner:
         steps.append(Step(f'{row.id}: training, seed {seed}', command, result, folder.path / 'train.txt', prepare))
         if any(self.catalogue.metrics[name].tta for name in row.paper if name != 'note'):
             out = folder.path / SEVERAL_SCALES
-            dumped = folder.path / config.name
+            dumped = shown(folder.path / Path(row.config).name)
             command = test_command(dumped, result, variant.gpus_of(row), out, '--tta')
             steps.append(Step(f'{row.id}: test at several scales', command, out, folder.path / 'several_scales.txt'))
         return steps
@@ -162,9 +172,9 @@ class Planner:
         title = f'{row.id}: figure'
         if words[0] in ('curves', 'bars'):
             kind = {'curves': '--curves', 'bars': '--picture'}[words[0]]
-            script = ['python', str(CONFIGS.parent / 'tools/experiments.py'), 'compare', *(other.id for other in rows)]
+            compare = ['mmnorm', 'experiments', 'compare', *(other.id for other in rows)]
             extra = ['--code'] if self.code else []
-            command = [*script, '--root', str(self.root), *extra, *words[1:], kind, str(out)]
+            command = [*compare, '--root', str(self.root), *extra, *words[1:], kind, str(out)]
             return [*steps, Step(title, command, out, folder / 'draw.txt')]
         sources: list[Path] = []
         for other in rows:
@@ -189,14 +199,14 @@ class Planner:
             self.shrink(cfg)
         return cfg
 
-    def _file(self, row: Experiment, folder: RunFolder, cfg: Config) -> tuple[Path, Callable[[], None]]:
+    def _file(self, row: Experiment, folder: RunFolder, cfg: Config) -> tuple[str, Callable[[], None]]:
         """The config that a command names, and what writes it where it is not a file of the project."""
         if not self.shrink:
-            return CONFIGS / row.config, lambda: None
+            return own_name(row), lambda: None
         config = folder.path / Path(row.config).name
 
         def write() -> None:
             config.parent.mkdir(parents=True, exist_ok=True)
             cfg.dump(config)
 
-        return config, write
+        return shown(config), write

@@ -1,13 +1,11 @@
 """Running the steps of a plan, each in a process of its own; what is done is passed over, what was stopped goes on."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ..cli.processes import execute
 from ..errors import UsageError
-from .commands import ROOT, shell_line
+from .commands import shell_line
 from .plan import Step
 
 # What a shell has of a program that Ctrl-C ended.
@@ -16,18 +14,11 @@ _INTERRUPTED = 130
 Execute = Callable[[list[str], Path], int]
 
 
-def execute(command: list[str], log: Path) -> int:
-    """In a process of its own, with this Python and this package."""
-    python = Path(sys.executable)
-    words = [str(python) if word == 'python' else word for word in command]
-    environment = dict(os.environ)
-    environment['PATH'] = f'{python.parent}{os.pathsep}{environment.get("PATH", "")}'
-    environment['PYTHONPATH'] = f'{ROOT}{os.pathsep}{environment.get("PYTHONPATH", "")}'
-    with log.open('a') as output:
-        return subprocess.run(words, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+def _execute(command: list[str], log: Path) -> int:
+    return execute(command, log, append=True)
 
 
-def run(steps: list[Step], say: Callable[[str], None] = print, with_: Execute = execute) -> None:
+def run(steps: list[Step], say: Callable[[str], None] = print, with_: Execute = _execute) -> None:
     """Run what is not done.
 
     Raises:

@@ -3,8 +3,12 @@
 import re
 from pathlib import Path
 
+import modelindex
+
 from mmnorm.experiments.catalogue import catalogue
 from mmnorm.experiments.document import describe, document
+from mmnorm.experiments.model_index import NORMS, metafile
+from mmnorm.registry import NORMS as REGISTERED
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / 'docs/experiments.md').read_text()
@@ -12,6 +16,31 @@ PAGE = (ROOT / 'docs/experiments.md').read_text()
 
 def test_the_page_is_in_step():
     assert document(catalogue()) == PAGE, 'python tools/experiments.py document'
+
+
+def test_the_index_is_in_step_and_valid(capsys):
+    assert metafile(catalogue()) == (ROOT / 'configs/metafile.yml').read_text(), 'mmnorm experiments document'
+    index = modelindex.load(str(ROOT / 'model-index.yml'))
+    index.check()
+    assert capsys.readouterr().out.strip() == 'All good!'
+    configs = {path.relative_to(ROOT).as_posix() for path in (ROOT / 'configs').rglob('*.py')}
+    assert {model.config for model in index.models} == {name for name in configs if '/_base_/' not in name}
+    assert {collection.name for collection in index.collections} == set(NORMS) == set(REGISTERED)
+
+
+def test_results_of_the_index_are_those_of_the_config_as_it_stands():
+    index = {model.name: model for model in modelindex.load(str(ROOT / 'model-index.yml')).models}
+    demo = index['demo/deeplab_en_r18_digits']
+    row = catalogue()['own/digits/demo-en']
+    assert demo.in_collection == 'EN'
+    assert [result.metrics for result in demo.results] == [
+        {'mIoU %': float(row.here['miou']), 'mIoU %, several scales': float(row.here['miou_ms'])}
+    ]
+    assert index['deeplab_en_r50'].results is None
+    assert index['cifar/resnet20_bn_cifar10_short'].results[0].metrics == {'top-1 %': 73.62}, (
+        'not those with other norms'
+    )
+    assert index['imagenet/resnet50_en'].metadata.data['Parameters'] == 25_790_000
 
 
 def test_every_row_and_figure_is_on_the_page():

@@ -18,9 +18,10 @@ ROWS = ('sn/table4/sn', 'en/table6/ade20k-en', 'ilm/table1/ilm-gn')
 
 
 def execute(command, log):
-    """As run.execute, in a fork of this process."""
-    script, *arguments = command[1:]
-    in_fork(log, Path(script).name, *arguments)
+    """As processes.execute, in a fork of this process."""
+    program, *words = command
+    assert program == 'mmnorm'
+    in_fork(log, *words)
     return 0
 
 

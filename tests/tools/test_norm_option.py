@@ -13,6 +13,7 @@ from mmengine.registry import MODELS
 
 from mmnorm import ExemplarNorm2d, SwitchableNorm2d
 from mmnorm.cli import launch
+from mmnorm.commands import sweep
 from mmnorm.errors import UsageError
 from mmnorm.registry import NORMS
 
@@ -178,11 +179,7 @@ def test_sweep_refuses(arguments, message, main):
     assert str(error.value).endswith(message)
 
 
-def test_sweep_says_what_fails(monkeypatch):
-    spec = importlib.util.spec_from_file_location('sweep_configs', ROOT / 'tools/sweep_configs.py')
-    sweep = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, 'sweep_configs', sweep)
-    spec.loader.exec_module(sweep)
+def test_sweep_says_what_fails():
     bad = dict(type='ImageClassifier', backbone=dict(type='ResNet', depth=18, norm_cfg=dict(type='BN', eps=-1)))
     launch.checks.check_codebase(Config(dict()), 'mmpretrain')
     found = sweep.try_model(Config(dict(model=bad)), swap=False)

@@ -23,8 +23,7 @@ def run_pipeline(*arguments):
     """tools/pipeline.py in this process; returns what it printed."""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.chdir(ROOT)
-        patch.syspath_prepend(ROOT / 'tools')
-        patch.setattr('demo.run_tool', in_fork)
+        patch.setattr('mmnorm.commands.pipeline.run_step', in_fork)
         patch.setattr(sys, 'argv', ['pipeline.py', *map(str, arguments)])
         runpy.run_path('tools/pipeline.py', run_name='__main__')
     return printed.getvalue()

@@ -25,9 +25,9 @@ def _load() -> ModuleType | None:
         # An undefined symbol is what another PyTorch than the one it was compiled with looks like.
         missing = isinstance(error, ModuleNotFoundError)
         warnings.warn(
-            f'mmnorm._C is not {"compiled" if missing else "used"}, so layers on the CPU are slower than they need be'
-            f'{"" if missing else f": {error}"}. Install mmnorm again, with --no-build-isolation and a compiler, to '
-            f'compile it for this version and PyTorch {torch.__version__}.',
+            f'mmnorm._C is not {"compiled" if missing else "used"}, so layers take about twice as long on a CPU'
+            f'{"" if missing else f": {error}"}. Install mmnorm again, with --no-build-isolation (and --no-cache-dir '
+            f'--force-reinstall --no-deps) and a C++ compiler, to compile it for PyTorch {torch.__version__}.',
             stacklevel=2,
         )
         return None

@@ -1,0 +1,1 @@
+"""The subcommands of ``mmnorm``, a file each. ``mmnorm_command.py`` starts them, ``tools/`` has scripts."""

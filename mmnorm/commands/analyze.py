@@ -1,0 +1,201 @@
+"""See what SN, EN and ILM have learned: record a checkpoint over its data, and draw the papers' figures.
+
+A SOURCE is a checkpoint (run over the data of its config) or a file that `record` has written.
+"""
+
+import argparse
+from pathlib import Path
+
+from ..analysis import save_record
+from ..analysis.inputs import Sources, add_arguments
+from ..analysis.record_file import Record, check_record_name
+from ..cli.processes import add_gpus_argument, run_on_gpus
+from ..errors import UsageError
+from ..files import read_weights
+
+# For a figure, that many samples do.
+FEW = 1000
+MANY = 50_000
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+
+    def add(name: str, job, text: str, many: bool = False, max_samples: int = FEW, layers: bool = False):
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(job=job)
+        if many:
+            text = 'checkpoints, recorded files, or folders of checkpoints'
+            command.add_argument('sources', metavar='SOURCE', nargs='+', help=text)
+        else:
+            command.add_argument('sources', metavar='SOURCE', help='checkpoint or record')
+        command.add_argument('--out', required=True, metavar='FILE', help='where it goes; .pdf, .svg or .png')
+        if layers:
+            command.add_argument('--layers', nargs='+', metavar='NAME', help='names of layers')
+        add_arguments(command, max_samples)
+        return command
+
+    command = add('record', record, 'run a checkpoint over its data and write what its norms did', max_samples=MANY)
+    command.add_argument('--force', action='store_true', help='overwrite FILE')
+    add_gpus_argument(command)
+    add('weights', weights, 'SN Fig. 3: weights of mean and variance along the layers (EN: average ratios)')
+    text = 'SN Fig. 1c and 4: the same by network part, of one network or several, e.g. trained with different batches'
+    named = [add('parts', parts, text, many=True)]
+    text = 'EN Fig. 4: average ratios along the layers of one or several data sets'
+    named.append(add('layers', layers, text, many=True))
+    by_class = [add('classes', classes, 'ratios by class in chosen layers', layers=True)]
+    command = add('images', images, 'EN Fig. 7: single images beside their ratios', layers=True)
+    command.add_argument('--num', type=int, default=6, help='number of images')
+    by_class.append(command)
+    text = 'EN Fig. 8: t-SNE of the concatenated ratios over training'
+    by_class.append(add('tsne', tsne, text, many=True, layers=True))
+    text = (
+        'EN Fig. 5: learning dynamics, from what NormRatioHook logged in a work dir, or from checkpoints; '
+        'EN Fig. 1a and 6: those of classes, from checkpoints'
+    )
+    command = add('dynamics', dynamics, text, many=True, layers=True)
+    command.add_argument('--from-checkpoints', action='store_true', help='of a work dir, take its checkpoints')
+    command.add_argument('--num-layers', type=int, metavar='N', help='so many layers, evenly taken by depth')
+    by_class.append(command)
+    for command in named:
+        command.add_argument('--names', nargs='+', metavar='NAME', help='what the sources are called in the figure')
+    for command in by_class:
+        text = 'names or numbers of classes: only their samples are run'
+        command.add_argument('--classes', nargs='+', metavar='NAME', help=text)
+    command = add('affine', affine, "ILM: distribution of omega and beta along the layers, and against the base's")
+    command.add_argument(
+        '--base', metavar='CHECKPOINT', help='the same network with the base norm, for its gamma, beta'
+    )
+    text = 'all figures of a checkpoint on one HTML page; of several SOURCEs the last, the others for how it got there'
+    command = add('report', report, text, many=True)
+    command.add_argument(
+        '--run', metavar='DIR', help='work dir with what NormRatioHook logged (default: beside SOURCE)'
+    )
+    return parser.parse_args()
+
+
+def record(args: argparse.Namespace) -> None:
+    check_record_name(args.out)
+    if Path(args.out).exists() and not args.force:
+        raise UsageError(f'{args.out} exists. Give --force to overwrite it, or another name.')
+    run_on_gpus('analyze', args)
+    recorded = Sources(args).open(args.sources)
+    if recorded is not None:
+        save_record(recorded, args.out)
+        print(f'wrote {args.out}: {len(recorded.layers)} layers, {recorded.samples} samples')
+
+
+def weights(args: argparse.Namespace):
+    from ..analysis.figures.weights import weights_figure
+
+    return weights_figure(open_one(args))
+
+
+def parts(args: argparse.Namespace):
+    from ..analysis.figures.weights import parts_figure
+
+    return parts_figure(*open_named(args))
+
+
+def layers(args: argparse.Namespace):
+    from ..analysis.figures.ratios import layers_figure
+
+    return layers_figure(open_named(args))
+
+
+def open_one(args: argparse.Namespace) -> Record:
+    """The record of the one source, in the one process that draws."""
+    opened = Sources(args).open(args.sources)
+    assert opened is not None
+    return opened
+
+
+def open_named(args: argparse.Namespace) -> list:
+    """The records of all sources, called as --names says."""
+    if args.names and len(args.names) != len(args.sources):
+        raise UsageError(f'--names: expected one for each of {len(args.sources)} sources, got {len(args.names)}')
+    records = Sources(args).open_all(args.sources)
+    for opened, name in zip(records, args.names or (), strict=False):
+        opened.title = name
+    return records
+
+
+def classes(args: argparse.Namespace):
+    from ..analysis.figures.ratios import classes_figure
+
+    return classes_figure(open_one(args), args.layers, args.classes)
+
+
+def images(args: argparse.Namespace):
+    from ..analysis.figures.ratios import images_figure
+
+    return images_figure(open_one(args), args.layers, args.num)
+
+
+def tsne(args: argparse.Namespace):
+    from ..analysis.figures.tsne import tsne_figure
+
+    return tsne_figure(Sources(args).open_all(args.sources), args.layers)
+
+
+def dynamics(args: argparse.Namespace):
+    from ..analysis.figures.class_dynamics import class_dynamics_figure
+    from ..analysis.figures.dynamics import dynamics_figure
+    from ..analysis.history import history_of, read_history
+
+    count = {} if args.num_layers is None else dict(count=args.num_layers)
+    if args.num_layers is not None and args.num_layers < 1:
+        raise UsageError(f'--num-layers: expected at least 1, got {args.num_layers}')
+    if args.classes:
+        return class_dynamics_figure(Sources(args).open_all(args.sources), args.layers, args.classes, **count)
+    logged = len(args.sources) == 1 and Path(args.sources[0]).suffix not in ('.pth', '.npz')
+    if logged and not args.from_checkpoints:
+        history = read_history(args.sources[0])
+    else:
+        history = history_of(Sources(args).open_all(args.sources))
+    return dynamics_figure(history, args.layers, **count)
+
+
+def affine(args: argparse.Namespace):
+    from ..analysis.figures.affine import affine_figure
+
+    opened, base = open_one(args), None
+    if args.base is not None:
+        state_dict, _ = read_weights(args.base, args.trust_checkpoint)
+        base = {name: value.float().numpy() for name, value in state_dict.items()}
+    return affine_figure(opened, base)
+
+
+def report(args: argparse.Namespace) -> None:
+    from ..analysis.history import read_history, scalar_files
+    from ..analysis.html_report import write_report
+
+    if Path(args.out).suffix != '.html' or not Path(args.out).absolute().parent.is_dir():
+        raise UsageError(f'--out: expected the name of an .html file in an existing folder, got {args.out}')
+    run = args.run or args.sources[-1]
+    folder = Path(run) if Path(run).is_dir() else Path(run).absolute().parent
+    history = None
+    if args.run or scalar_files(folder):
+        try:
+            history = read_history(folder)
+        except UsageError:
+            if args.run:
+                raise
+    for reason in write_report(Sources(args).open_all(args.sources), args.out, history):
+        print(f'left out: {reason}')
+    print(f'wrote {args.out}')
+
+
+def main() -> None:
+    args = parse_args()
+    if args.launcher != 'none' and args.command != 'record':
+        raise UsageError(f'--launcher is for the command record; then draw {args.command} from its file')
+    if args.job in (record, report):
+        args.job(args)
+        return
+    from ..analysis.figures.style import check_figure_name, save_figure
+
+    check_figure_name(args.out)
+    save_figure(args.job(args), args.out)
+    print(f'wrote {args.out}')
