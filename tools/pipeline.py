@@ -12,7 +12,7 @@ from pathlib import Path
 
 from demo import ROOT, run_tool
 
-from mmnorm.cli import launch
+from mmnorm.cli import checks, launch
 from mmnorm.errors import UsageError
 
 STARTS = ('finetuned', 'scratch')
@@ -135,6 +135,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    # Its last part, after many minutes.
+    checks.check_operators('the detection of tools/pipeline.py')
     begin = time.monotonic()
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)

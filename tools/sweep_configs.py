@@ -180,6 +180,8 @@ def try_folder(job: tuple[str, list[tuple[str, str]], bool]) -> list[Result]:
 
 def config_folder(codebase: str) -> Path:
     checks.check_installed(codebase, 'the sweep')
+    if codebase == 'mmdet':
+        checks.check_operators('the sweep')
     package = Path(importlib.util.find_spec(codebase).origin).parent
     # A checkout has them next to the package.
     for folder in (package / '.mim/configs', package.parent / 'configs'):
