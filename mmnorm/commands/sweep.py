@@ -180,6 +180,8 @@ def try_folder(job: tuple[str, list[tuple[str, str]], bool]) -> list[Result]:
 
 def config_folder(codebase: str) -> Path:
     checks.check_installed(codebase, 'the sweep')
+    if codebase == 'mmdet':
+        checks.check_operators('the sweep')
     spec = importlib.util.find_spec(codebase)
     assert spec is not None
     assert spec.origin is not None
