@@ -1,0 +1,113 @@
+"""The queue of a sweep: what the plan has and the table has not is run, one process at a time, and goes on if cut."""
+
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ...errors import UsageError
+from ..commands import CONFIGS, ROOT, cfg_options, train_command
+from ..folders import final_name
+from ..plan import Step
+from ..run import Execute, execute
+from ..run import run as run_steps
+from .plan import Plan, SweepRun, read_plan
+from .table import POINTS, append, read_table, record_of
+
+# A run is saved so often, to go on from there.
+_SAVES = 4
+
+
+def work_off(
+    path: Path, root: Path, extra: Mapping[str, Any], say: Callable[[str], None] = print, with_: Execute = execute
+) -> None:
+    """Run what is missing from the table, and add a line for each run.
+
+    The plan is read anew after each run: what is added to it, or put in another order, counts from then on.
+
+    Args:
+        path: The plan.
+        root: Work dirs go below.
+        extra: More settings, which belong to this machine and not to the experiment: where data are.
+        say: Gets what is going on.
+        with_: Runs a command.
+
+    Raises:
+        UsageError: If a run fails.
+    """
+    while True:
+        plan = read_plan(path)
+        waiting = missing(plan)
+        if not waiting:
+            say(f'nothing is left to run; {plan.table} has {len(read_table(plan.table))} runs')
+            return
+        run, started = waiting[0], time.monotonic()
+        say(f'{time.strftime("%H:%M:%S")} {len(waiting)} to run; {run.title}')
+        work_dir = root / path.stem / run.folder
+        run_steps([step_of(run, work_dir, extra)], lambda text: None, with_)
+        record = record_of(run, plan.metric, work_dir, time.monotonic() - started, version())
+        append(plan.table, record)
+        say(f'{time.strftime("%H:%M:%S")} {run.title}: {plan.metric} {record.value:.2f}, {record.seconds:.0f} s')
+
+
+def missing(plan: Plan) -> list[SweepRun]:
+    """The runs of a plan that its table has not."""
+    done = {record.run.key for record in read_table(plan.table)}
+    return [run for run in plan.runs if run.key not in done]
+
+
+def step_of(run: SweepRun, work_dir: Path, extra: Mapping[str, Any]) -> Step:
+    """The command of a run, and what it leaves."""
+    config = CONFIGS / run.config
+    if not config.is_file():
+        raise UsageError(f'{run.title}: there is no config {config}')
+    cfg = Config.fromfile(config)
+    options = {**settings_of(run, cfg), **extra}
+    # Of BN too, which otherwise starts another epoch where it goes on.
+    flags = ['--with', 'exact-resume', 'atomic-checkpoints', *run.flags]
+    command = train_command(config, 1, work_dir, *flags, *cfg_options(options))
+    result = work_dir / final_name(Config({'train_cfg': {'max_iters': run.iterations}}))
+    return Step(run.title, command, result, work_dir / 'train.txt')
+
+
+def settings_of(run: SweepRun, cfg: Config) -> dict[str, Any]:
+    """What a run sets in its config, by dotted key; the schedule is stretched to the length of the run.
+
+    Raises:
+        UsageError: If the config does not count iterations.
+    """
+    length = cfg.train_cfg.get('max_iters')
+    if length is None:
+        raise UsageError(f'{run.config}: a sweep needs a config with train_cfg.max_iters, this one counts epochs')
+    log = max(1, run.iterations // POINTS)
+    found: dict[str, Any] = {
+        'train_dataloader.batch_size': run.batch,
+        'optim_wrapper.optimizer.lr': run.rate,
+        'randomness.seed': run.seed,
+        'train_cfg.max_iters': run.iterations,
+        'train_cfg.val_interval': run.iterations // run.validations,
+        'default_hooks.logger.interval': log,
+        'log_processor.window_size': log,
+        'default_hooks.checkpoint.interval': -(-run.iterations // _SAVES),
+        'default_hooks.checkpoint.max_keep_ckpts': 1,
+    }
+    for index, scheduler in enumerate(cfg.param_scheduler):
+        for end in ('begin', 'end'):
+            if end in scheduler:
+                found[f'param_scheduler.{index}.{end}'] = round(scheduler[end] * run.iterations / length)
+    for index, hook in enumerate(cfg.get('custom_hooks') or []):
+        if hook.type == 'NormRatioHook':
+            found[f'custom_hooks.{index}.interval'] = log
+    return {**found, **run.options}
+
+
+def version() -> str:
+    """Of the code, as git describes it; 'unknown' outside of a checkout."""
+    command = ['git', '-C', str(ROOT), 'describe', '--always', '--dirty']
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return 'unknown'

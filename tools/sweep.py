@@ -1,0 +1,89 @@
+"""Designed sets of short runs by a plan (docs/results/*.yaml): run what is missing, sum up what is there, draw it."""
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+import mmnorm  # noqa: F401  registers SN, EN and ILM
+from mmnorm.errors import run as run_tool
+from mmnorm.experiments.sweeps.plan import read_plan
+from mmnorm.experiments.sweeps.table import read_table
+
+ROOT = Path('work_dirs/sweeps')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+
+    def add(name: str, job, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(job=job)
+        command.add_argument('plan', type=Path, help='a plan, e.g. docs/results/cifar10.yaml; its table is beside it')
+        return command
+
+    command = add('run', work, 'run what the plan has and the table has not, one by one; goes on where it stopped')
+    command.add_argument('--root', type=Path, default=ROOT, metavar='DIR', help=f'where runs go (default: {ROOT})')
+    command.add_argument('--data-root', metavar='DIR', help='where the data are, in place of what the config says')
+    command.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help='more of that kind'
+    )
+
+    add('list', list_runs, 'the runs of the plan, and which are done')
+
+    command = add('summary', summarize, 'mean, spread and number of seeds by set, norm and rate')
+    command.add_argument('--best', action='store_true', help='of each norm the rate that is best on average alone')
+    command.add_argument('--out', type=Path, metavar='FILE', help='write the table there too, as Markdown')
+
+    command = add('draw', draw, 'the metric by rate, a panel for each set')
+    command.add_argument('sets', nargs='*', metavar='SET', help='of these sets (default: all)')
+    command.add_argument('--curves', action='store_true', help='losses over training in place of it, at the best rate')
+    command.add_argument('--out', type=Path, required=True, metavar='FILE')
+    return parser.parse_args()
+
+
+def work(args: argparse.Namespace) -> None:
+    from mmnorm.experiments.sweeps.queue import work_off
+
+    extra = dict(args.cfg_options)
+    if args.data_root:
+        loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+        extra.update({f'{loader}.dataset.data_root': args.data_root for loader in loaders})
+    work_off(args.plan, args.root.absolute(), extra, lambda text: print(text, flush=True))
+
+
+def list_runs(args: argparse.Namespace) -> None:
+    plan = read_plan(args.plan)
+    done = {record.run.key: record.value for record in read_table(plan.table)}
+    for run in plan.runs:
+        print(f'{run.title}: {f"{done[run.key]:.2f}" if run.key in done else "to run"}')
+
+
+def summarize(args: argparse.Namespace) -> None:
+    from mmnorm.experiments.sweeps.summary import markdown, sum_up
+
+    plan = read_plan(args.plan)
+    table = markdown(sum_up(read_table(plan.table), args.best), plan.metric)
+    print(table)
+    if args.out:
+        args.out.write_text(table)
+
+
+def draw(args: argparse.Namespace) -> None:
+    from mmnorm.analysis.figures.style import check_figure_name, save_figure
+    from mmnorm.experiments.sweeps.figure import curves_figure, rates_figure
+
+    check_figure_name(args.out)
+    plan = read_plan(args.plan)
+    figure = (curves_figure if args.curves else rates_figure)(read_table(plan.table), plan.metric, args.sets)
+    save_figure(figure, args.out)
+
+
+def main() -> None:
+    args = parse_args()
+    args.job(args)
+
+
+if __name__ == '__main__':
+    run_tool(main)
