@@ -102,7 +102,8 @@ def read_plan(path: Path) -> Plan:
             set: {optim_wrapper.optimizer.weight_decay: 0}
 
     Raises:
-        UsageError: If the file is missing, is no such plan, or names a norm that it does not say anything about.
+        UsageError: If the file is missing, is no such plan, names a norm that it does not say anything about, or has
+            two runs of the same set, norm, rate and seed that differ in anything else.
     """
     if not path.is_file():
         raise UsageError(f'plan not found: {path.absolute()}')
@@ -115,6 +116,10 @@ def read_plan(path: Path) -> Plan:
     for number, entry in enumerate(plan['sets']):
         for run in _runs_of(entry, plan, f'{path}: set {number}'):
             runs.setdefault(run.key, run)
+    names: dict[str, SweepRun] = {}
+    for run in runs.values():
+        if names.setdefault(run.title, run) is not run:
+            raise UsageError(f'{path}: two runs that differ are called "{run.title}"; give set or norm another name')
     return Plan(path, plan['metric'], tuple(runs.values()))
 
 

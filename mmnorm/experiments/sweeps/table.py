@@ -72,7 +72,9 @@ def read_table(path: Path) -> list[Record]:
         try:
             records.append(_record(json.loads(line)))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise UsageError(f'{path}, line {number} is no run of a sweep: {error!r}. Remove it to run it again') from None
+            raise UsageError(
+                f'{path}, line {number} is no run of a sweep: {error!r}. Remove it to run it again'
+            ) from None
     return records
 
 
