@@ -51,7 +51,7 @@ def _panels(groups: Sequence[Group], sets: Sequence[str], draw, xlabel: str, yla
     missing = [name for name in sets if name not in present]
     if missing or not present:
         raise UsageError(
-            f'no run of {", ".join(missing) or "the plan"} is done; done are: {", ".join(present) or "none"}'
+            f'no run of {", ".join(missing) or "the plan"} is done; there are runs of: {", ".join(present) or "none"}'
         )
     shown = list(sets) or present
     norms = list(dict.fromkeys(group.records[0].run.norm for group in groups))
