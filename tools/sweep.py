@@ -6,6 +6,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 import mmnorm  # noqa: F401  registers SN, EN and ILM
+from mmnorm.errors import UsageError
 from mmnorm.errors import run as run_tool
 from mmnorm.experiments.sweeps.plan import read_plan
 from mmnorm.experiments.sweeps.table import read_table
@@ -25,7 +26,13 @@ def parse_args() -> argparse.Namespace:
 
     command = add('run', work, 'run what the plan has and the table has not, one by one; goes on where it stopped')
     command.add_argument('--root', type=Path, default=ROOT, metavar='DIR', help=f'where runs go (default: {ROOT})')
-    command.add_argument('--data-root', metavar='DIR', help='where the data are, in place of what the config says')
+    command.add_argument(
+        '--data-root',
+        nargs='+',
+        default=[],
+        metavar='OLD=NEW',
+        help='where data are that configs look for in OLD, e.g. data/camvid=/data/camvid',
+    )
     command.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help='more of that kind'
     )
@@ -46,11 +53,11 @@ def parse_args() -> argparse.Namespace:
 def work(args: argparse.Namespace) -> None:
     from mmnorm.experiments.sweeps.queue import work_off
 
-    extra = dict(args.cfg_options)
-    if args.data_root:
-        loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-        extra.update({f'{loader}.dataset.data_root': args.data_root for loader in loaders})
-    work_off(args.plan, args.root.absolute(), extra, lambda text: print(text, flush=True))
+    wrong = [text for text in args.data_root if '=' not in text]
+    if wrong:
+        raise UsageError(f'--data-root: expected OLD=NEW, e.g. data/camvid=/data/camvid; got {", ".join(wrong)}')
+    roots = dict(text.split('=', 1) for text in args.data_root)
+    work_off(args.plan, args.root.absolute(), roots, args.cfg_options, lambda text: print(text, flush=True))
 
 
 def list_runs(args: argparse.Namespace) -> None:
@@ -64,7 +71,7 @@ def summarize(args: argparse.Namespace) -> None:
     from mmnorm.experiments.sweeps.summary import markdown, sum_up
 
     plan = read_plan(args.plan)
-    table = markdown(sum_up(read_table(plan.table), args.best), plan.metric)
+    table = markdown(sum_up(read_table(plan.table), args.best), plan.metrics)
     print(table)
     if args.out:
         args.out.write_text(table)
@@ -76,7 +83,7 @@ def draw(args: argparse.Namespace) -> None:
 
     check_figure_name(args.out)
     plan = read_plan(args.plan)
-    figure = (curves_figure if args.curves else rates_figure)(read_table(plan.table), plan.metric, args.sets)
+    figure = (curves_figure if args.curves else rates_figure)(read_table(plan.table), plan.metrics, args.sets)
     save_figure(figure, args.out)
 
 

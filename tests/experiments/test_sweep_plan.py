@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmnorm.errors import UsageError
 from mmnorm.experiments.commands import CONFIGS
 from mmnorm.experiments.sweeps.plan import read_plan
-from mmnorm.experiments.sweeps.queue import settings_of, step_of
+from mmnorm.experiments.sweeps.queue import data_settings, settings_of, step_of
 
 ROOT = CONFIGS.parent
 HEAD = """
@@ -60,6 +60,7 @@ def test_rates_by_norm_and_the_same_run_once(tmp_path):
         ('  - {name: x, batch: 2, iterations: 9, rates: [1], rate: 2}', 'unknown rate'),
         ('  - {name: x, batch: 2, iterations: 9, rates: [1], norms: [SN]}', 'no norm SN in the plan; it has BN, EN'),
         ('  - {name: x, batch: 2, iterations: 9, rates: [high]}', "a rate must be a number, got 'high'"),
+        ('  - {name: x, batch: 2, iterations: 9, rates: [1], start: y}', 'starts from y/BN, and there is no such run'),
         ('  - {', 'is not YAML'),
         ('  - x', "expected keys and values, got 'x'"),
         (
@@ -92,11 +93,18 @@ def test_the_schedule_is_stretched(tmp_path):
     assert cfg.custom_hooks[0] == dict(type='NormRatioHook', interval=400)
 
 
+def test_where_data_are():
+    cfg = Config.fromfile(CONFIGS / 'cifar/resnet20_bn_cifar10_sweep.py')
+    found = data_settings(cfg, {'data/cifar10_images': '/x', 'data/camvid': '/y'})
+    assert found == {f'{name}_dataloader.dataset.data_root': '/x' for name in ('train', 'val', 'test')}
+    assert data_settings(cfg, {'data/camvid': '/y'}) == {}
+
+
 def test_a_config_of_epochs_is_refused(tmp_path):
     head = HEAD.replace('cifar10_sweep', 'cifar10')
     run, _ = plan_of(tmp_path, '  - {name: x, batch: 2, iterations: 9, rates: [1]}', head).runs
     with pytest.raises(UsageError, match='this one counts epochs'):
-        step_of(run, tmp_path, {})
+        step_of(run, tmp_path, {}, {})
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'docs/results').glob('*.yaml')), ids=lambda path: path.stem)

@@ -46,15 +46,13 @@ def data(tmp_path_factory):
     return root
 
 
-def sweep(folder, data, with_):
+def sweep(folder, data, with_, text=PLAN):
     folder.mkdir(exist_ok=True)
     path, said = folder / 'plan.yaml', []
-    path.write_text(PLAN)
-    loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-    extra = {f'{loader}.dataset.data_root': str(data) for loader in loaders}
-    extra['default_hooks.logger.interval'] = 1
+    path.write_text(text)
+    roots, extra = {'data/cifar10_images': str(data)}, {'default_hooks.logger.interval': 1}
     try:
-        work_off(path, folder / 'runs', extra, said.append, with_)
+        work_off(path, folder / 'runs', roots, extra, said.append, with_)
     finally:
         (folder / 'said.json').write_text(json.dumps(said))
     return read_plan(path), said
@@ -67,10 +65,7 @@ def weights(folder):
 
 def test_runs_are_cut_and_go_on(tmp_path, data):
     plan, said = sweep(tmp_path / 'whole', data, execute)
-    assert [line.split(' ', 1)[1].partition(':')[0] for line in said[:2]] == [
-        '2 to run; small/BN, rate 0.01, seed 0',
-        'small/BN, rate 0.01, seed 0',
-    ]
+    assert [line.split(' ', 1)[1] for line in said[::3]][:2] == ['2 to run', '1 to run']
     assert missing(plan) == []
     whole = read_table(plan.table)
     assert [record.run for record in whole] == list(plan.runs)
@@ -107,3 +102,35 @@ def sweep_one(folder, data):
         return sweep(folder, data, once)
     except SystemExit:
         return read_plan(folder / 'plan.yaml'), ran
+
+
+STARTED = """
+  - {name: tuned, batch: 2, iterations: 8, rates: [0], norms: [EN], start: small/BN}
+"""
+
+
+def test_a_run_starts_from_the_best_of_another(tmp_path, data):
+    text = PLAN.replace('rates: [0.01]', 'rates: [0.01, 0.1], norms: [BN]') + STARTED
+    plan, _ = sweep(tmp_path, data, execute, text)
+    *sources, tuned = read_table(plan.table)
+    assert [record.run.group for record in sources] == ['small', 'small']
+    assert tuned.run.start == 'small/BN'
+    best = max(sources, key=lambda record: record.value)
+
+    def weights_of(run):
+        path = tmp_path / 'runs/plan' / run.folder / 'iter_8.pth'
+        return torch.load(path, weights_only=False)['state_dict']
+
+    # At a rate of 0 nothing has been learned since.
+    before, after = weights_of(best.run), weights_of(tuned.run)
+    assert torch.equal(before['backbone.conv1.weight'], after['backbone.conv1.weight'])
+    assert not torch.equal(before['head.fc.weight'], after['head.fc.weight'])
+
+    # The line is there, and the checkpoint is not: it is trained again, and no line is added.
+    (tmp_path / 'runs').rename(tmp_path / 'gone')
+    lines = plan.table.read_text().splitlines(keepends=True)
+    plan.table.write_text(''.join(lines[:-1]))
+    sweep(tmp_path, data, execute, text)
+    again = read_table(plan.table)
+    assert [record.run for record in again] == [*(record.run for record in sources), tuned.run]
+    assert again[-1].value == tuned.value

@@ -73,17 +73,21 @@ def test_summary():
 def test_summary_as_markdown():
     ratios = [{'EN/IN': 0.5, 'EN/BN': 0.5}, {'EN/IN': 0.7, 'EN/BN': 0.3}]
     records = [record(40 + 2 * seed, ratios[seed], norm='EN', seed=seed) for seed in (0, 1)]
-    assert '| x | EN | 0.1 | 41.00 ± 1.41 (2) | 1.250 | IN 0.60, BN 0.40 |' in markdown(sum_up(records), 'accuracy')
+    assert '| x | EN | 0.1 | top1 | 41.00 ± 1.41 (2) | 1.250 | IN 0.60, BN 0.40 |' in markdown(
+        sum_up(records), {'x': 'top1'}
+    )
 
 
 def test_figures():
     records = [record(40), record(45, seed=1), record(50, rate=0.01), record(60, norm='EN')]
     records.append(record(7, group='y', batch=4))
-    by_rate = rates_figure(records, 'accuracy/top1')
+    metrics = {'x': 'accuracy/top1', 'y': 'mIoU'}
+    by_rate = rates_figure(records, metrics)
     assert [axes.get_title() for axes in by_rate.axes] == ['x', 'y']
+    assert [axes.get_ylabel() for axes in by_rate.axes] == ['accuracy/top1', 'mIoU']
     means = by_rate.axes[0].get_lines()[0]
     assert (list(means.get_xdata()), list(means.get_ydata())) == ([0.01, 0.1], [50, 42.5])
-    curves = curves_figure(records, 'accuracy/top1', ['x'])
+    curves = curves_figure(records, metrics, ['x'])
     assert [line.get_label() for line in curves.axes[0].get_lines()] == ['BN at 0.01', 'EN at 0.1']
     with pytest.raises(UsageError, match='no run of z is done; there are runs of: x, y'):
-        rates_figure(records, 'accuracy/top1', ['z'])
+        rates_figure(records, metrics, ['z'])

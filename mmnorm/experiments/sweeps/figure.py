@@ -1,7 +1,8 @@
 """Figures of a sweep: the metric by rate, and losses over training."""
 
 import statistics
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +13,7 @@ from .summary import Group, sum_up
 from .table import Record
 
 
-def rates_figure(records: Sequence[Record], metric: str, sets: Sequence[str] = ()) -> Figure:
+def rates_figure(records: Sequence[Record], metrics: Mapping[str, str], sets: Sequence[str] = ()) -> Figure:
     """The metric by rate: a panel for each set, a line through the means of each norm, a point for each run.
 
     Raises:
@@ -26,11 +27,11 @@ def rates_figure(records: Sequence[Record], metric: str, sets: Sequence[str] = (
             axes.plot([rate] * len(group.values), group.values, '.', color=color, markersize=4)
         axes.set_xscale('log')
 
-    return _panels(sum_up(records), sets, draw, 'rate', metric)
+    return _panels(sum_up(records), sets, draw, 'rate', metrics)
 
 
-def curves_figure(records: Sequence[Record], metric: str, sets: Sequence[str] = ()) -> Figure:
-    """Losses over training, averaged over seeds, of each norm at the rate with the best ``metric``.
+def curves_figure(records: Sequence[Record], metrics: Mapping[str, str], sets: Sequence[str] = ()) -> Figure:
+    """Losses over training, averaged over seeds, of each norm at its best rate.
 
     Raises:
         UsageError: If there is nothing to draw.
@@ -43,10 +44,10 @@ def curves_figure(records: Sequence[Record], metric: str, sets: Sequence[str] = 
             means = [statistics.fmean(curve[step] for curve in curves) for step in steps]
             axes.plot(steps, means, color=color, label=f'{group.records[0].run.norm} at {group.records[0].run.rate:g}')
 
-    return _panels(sum_up(records, best=True), sets, draw, 'iteration', f'loss, at the rate with the best {metric}')
+    return _panels(sum_up(records, best=True), sets, draw, 'iteration', defaultdict(lambda: 'loss'))
 
 
-def _panels(groups: Sequence[Group], sets: Sequence[str], draw, xlabel: str, ylabel: str) -> Figure:
+def _panels(groups: Sequence[Group], sets: Sequence[str], draw, xlabel: str, ylabels: Mapping[str, str]) -> Figure:
     present = list(dict.fromkeys(group.records[0].run.group for group in groups))
     missing = [name for name in sets if name not in present]
     if missing or not present:
@@ -64,6 +65,6 @@ def _panels(groups: Sequence[Group], sets: Sequence[str], draw, xlabel: str, yla
                     draw(axes, of_norm, SERIES[index % len(SERIES)])
             axes.set_title(name)
             axes.set_xlabel(xlabel)
-            axes.set_ylabel(ylabel)
+            axes.set_ylabel(ylabels[name])
             axes.legend()
     return figure

@@ -12,7 +12,7 @@ import yaml
 from ...errors import UsageError
 
 _PLAN_KEYS = {'config', 'norms', 'set', 'flags', 'metric', 'sets'}
-_SET_KEYS = {'name', 'batch', 'iterations', 'validations', 'norms', 'rates', 'seeds', 'set', 'flags', 'config'}
+_SET_KEYS = {'name', 'batch', 'iterations', 'validations', 'norms', 'rates', 'seeds', 'start', *_PLAN_KEYS} - {'sets'}
 _NORM_KEYS = {'set', 'flags'}
 
 
@@ -31,6 +31,7 @@ class SweepRun:
         validations: How often it is evaluated, the last time at the end.
         options: What else is set in the config, by dotted key.
         flags: More words for tools/train.py.
+        start: Set and norm ('pretraining/BN') whose run of the same plan gives the backbone's weights; None: no run.
     """
 
     group: str
@@ -43,12 +44,13 @@ class SweepRun:
     validations: int
     options: Mapping[str, Any]
     flags: tuple[str, ...]
+    start: str | None = None
 
     @property
     def key(self) -> str:
         """What it computes, as text: the same for two runs that differ in nothing but their names."""
         parts = [self.config, self.batch, self.iterations, self.rate, self.seed, dict(self.options), list(self.flags)]
-        return json.dumps(parts, sort_keys=True)
+        return json.dumps(parts + [self.start] * (self.start is not None), sort_keys=True)
 
     @property
     def title(self) -> str:
@@ -69,11 +71,13 @@ class Plan:
     Attributes:
         path: The file.
         metric: What runs report, e.g. 'accuracy/top1'.
+        metrics: The same by set.
         runs: In the order in which they are run, each once.
     """
 
     path: Path
     metric: str
+    metrics: Mapping[str, str]
     runs: tuple[SweepRun, ...]
 
     @property
@@ -101,6 +105,10 @@ def read_plan(path: Path) -> Plan:
             norms: [BN, EN]                         # default: all
             set: {optim_wrapper.optimizer.weight_decay: 0}
 
+    A set may also have its own ``config`` and ``metric``, and a ``start``: ``pretraining/BN`` lets the backbone start
+    from the weights of the run of BN in the set ``pretraining``, of the best of them where there are several;
+    ``pretraining`` alone from that of the same norm.
+
     Raises:
         UsageError: If the file is missing, is no such plan, names a norm that it does not say anything about, or has
             two runs of the same set, norm, rate and seed that differ in anything else.
@@ -120,7 +128,11 @@ def read_plan(path: Path) -> Plan:
     for run in runs.values():
         if names.setdefault(run.title, run) is not run:
             raise UsageError(f'{path}: two runs that differ are called "{run.title}"; give set or norm another name')
-    return Plan(path, plan['metric'], tuple(runs.values()))
+    for run in runs.values():
+        if run.start and not any(f'{other.group}/{other.norm}' == run.start for other in runs.values()):
+            raise UsageError(f'{path}: "{run.title}" starts from {run.start}, and there is no such run in the plan')
+    metrics = {entry['name']: entry.get('metric', plan['metric']) for entry in plan['sets']}
+    return Plan(path, plan['metric'], metrics, tuple(runs.values()))
 
 
 def _runs_of(entry: Any, plan: Mapping[str, Any], where: str) -> list[SweepRun]:
@@ -149,7 +161,7 @@ def _run(entry: Mapping[str, Any], plan: Mapping[str, Any], name: str, rate: flo
     sources = (plan, norm, entry)
     options = {key: value for source in sources for key, value in (source.get('set') or {}).items()}
     flags = tuple(str(word) for source in sources for word in source.get('flags') or ())
-    config = entry.get('config', plan['config'])
+    config, start = entry.get('config', plan['config']), entry.get('start')
     return SweepRun(
         group=entry['name'],
         norm=name,
@@ -161,6 +173,7 @@ def _run(entry: Mapping[str, Any], plan: Mapping[str, Any], name: str, rate: flo
         validations=entry.get('validations', 1),
         options=options,
         flags=flags,
+        start=f'{start}/{name}' if start and '/' not in start else start,
     )
 
 

@@ -1,7 +1,7 @@
 """What a table says: of each set, norm and rate the mean over the seeds, their spread and their number."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .table import Record
@@ -81,15 +81,23 @@ def sum_up(records: Sequence[Record], best: bool = False) -> list[Group]:
     return sorted(found, key=place)
 
 
-def markdown(groups: Sequence[Group], metric: str) -> str:
-    """A table: set, norm, rate, the metric, the loss of training, ratios."""
+def markdown(groups: Sequence[Group], metrics: Mapping[str, str]) -> str:
+    """A table: set, norm, rate, metric (``metrics``: its name by set), its value, the loss of training, ratios."""
     lines = [
-        f'| set | norm | rate | {metric} | loss | mean ratios |',
-        '| --- | --- | ---: | ---: | ---: | --- |',
+        '| set | norm | rate | metric | at the end | loss | mean ratios |',
+        '| --- | --- | ---: | --- | ---: | ---: | --- |',
     ]
     for group in groups:
         run = group.records[0].run
-        cells = [run.group, run.norm, f'{run.rate:g}', group.here(), f'{group.loss:.3f}', group.ratios()]
+        cells = [
+            run.group,
+            run.norm,
+            f'{run.rate:g}',
+            metrics[run.group],
+            group.here(),
+            f'{group.loss:.3f}',
+            group.ratios(),
+        ]
         lines.append(f'| {" | ".join(cells)} |')
     note = 'Mean ± standard deviation (number of seeds), a value alone of one seed; loss: of training, its last tenth.'
     return '\n'.join([*lines, '', note]) + '\n'

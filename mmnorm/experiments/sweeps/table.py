@@ -86,7 +86,8 @@ def append(path: Path, record: Record) -> None:
 
 
 def _record(entry: Mapping[str, Any]) -> Record:
-    fields = {key: entry[key] for key in SweepRun.__dataclass_fields__}
+    # A line that is older than a field of the run has its default.
+    fields = {key: entry[key] for key in SweepRun.__dataclass_fields__ if key in entry}
     run = SweepRun(**{**fields, 'flags': tuple(fields['flags'])})
     rest = {key: entry[key] for key in Record.__dataclass_fields__ if key != 'run'}
     for key in ('validation', 'loss'):
