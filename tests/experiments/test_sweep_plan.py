@@ -1,5 +1,8 @@
 """What a plan says, and what it may not say."""
 
+import copy
+import functools
+
 import pytest
 from mmengine.config import Config
 
@@ -61,6 +64,7 @@ def test_rates_by_norm_and_the_same_run_once(tmp_path):
         ('  - {name: x, batch: 2, iterations: 9, rates: [1], norms: [SN]}', 'no norm SN in the plan; it has BN, EN'),
         ('  - {name: x, batch: 2, iterations: 9, rates: [high]}', "a rate must be a number, got 'high'"),
         ('  - {name: x, batch: 2, iterations: 9, rates: [1], start: y}', 'starts from y/BN, and there is no such run'),
+        ('  - {name: x, batch: 2, iterations: 9, rates: [1], set: {a: {b: 1}}}', 'give each with dots, a.KEY: VALUE'),
         ('  - {', 'is not YAML'),
         ('  - x', "expected keys and values, got 'x'"),
         (
@@ -109,7 +113,7 @@ def test_a_config_of_epochs_is_refused(tmp_path):
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'docs/results').glob('*.yaml')), ids=lambda path: path.stem)
 def test_plans_of_the_project(path):
-    plan = read_plan(path)
-    for run in plan.runs:
-        cfg = Config.fromfile(CONFIGS / run.config)
+    read = functools.cache(Config.fromfile)
+    for run in read_plan(path).runs:
+        cfg = copy.deepcopy(read(CONFIGS / run.config))
         cfg.merge_from_dict(settings_of(run, cfg))

@@ -160,6 +160,9 @@ def _run(entry: Mapping[str, Any], plan: Mapping[str, Any], name: str, rate: flo
     norm = _mapping(plan['norms'][name] or {}, f'norm {name}', _NORM_KEYS, ())
     sources = (plan, norm, entry)
     options = {key: value for source in sources for key, value in (source.get('set') or {}).items()}
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            raise UsageError(f'{entry["name"]}/{name}: {key} has keys below it; give each with dots, {key}.KEY: VALUE')
     flags = tuple(str(word) for source in sources for word in source.get('flags') or ())
     config, start = entry.get('config', plan['config']), entry.get('start')
     return SweepRun(
