@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from .areas import bootstrap
 from .table import Record
 
 
@@ -41,9 +42,16 @@ class Group:
             ends.append(statistics.fmean(last) if last else float('nan'))
         return statistics.fmean(ends)
 
+    @property
+    def over_images(self) -> float | None:
+        """Standard error of the mean over images, by bootstrap; None where areas of images are not kept."""
+        areas = [record.areas for record in self.records]
+        return bootstrap(areas) if all(areas) else None
+
     def here(self) -> str:
-        """As text: '43.30' of one seed, '43.30 ± 0.41 (3)' of three."""
-        return f'{self.mean:.2f}' + ('' if self.spread is None else f' ± {self.spread:.2f} ({len(self.values)})')
+        """As text: '43.30' of one seed, '43.30 ± 0.41 (3)' of three, and the error over images, if it is known."""
+        text = f'{self.mean:.2f}' + ('' if self.spread is None else f' ± {self.spread:.2f} ({len(self.values)})')
+        return text + ('' if self.over_images is None else f', images ± {self.over_images:.2f}')
 
     def ratios(self) -> str:
         """Mean ratios at the end, averaged over the seeds: 'IN 0.50, LN 0.20, BN 0.30'; empty without any."""
@@ -100,4 +108,6 @@ def markdown(groups: Sequence[Group], metrics: Mapping[str, str]) -> str:
         ]
         lines.append(f'| {" | ".join(cells)} |')
     note = 'Mean ± standard deviation (number of seeds), a value alone of one seed; loss: of training, its last tenth.'
+    if any(group.over_images is not None for group in groups):
+        note += ' Images ±: standard error of the mean over the validation images, by bootstrap.'
     return '\n'.join([*lines, '', note]) + '\n'

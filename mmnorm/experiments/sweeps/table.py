@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import UsageError
 from ..folders import RunFolder
+from .areas import read_areas
 from .plan import SweepRun
 
 # Points of a curve of losses that are kept.
@@ -27,6 +28,7 @@ class Record:
         ratios: What NormRatioHook logged last, averaged over the layers, e.g. {'EN/BN': 0.4, ...}.
         seconds: How long it took, from start to end; of a run that was resumed, since it was.
         version: Of the code, as git describes it.
+        areas: What ImageAreasHook has kept of the last validation, as text; empty without it.
     """
 
     run: SweepRun
@@ -36,10 +38,11 @@ class Record:
     ratios: dict[str, float]
     seconds: float
     version: str
+    areas: str = ''
 
     def line(self) -> str:
         """As a line of the table."""
-        entry = {**asdict(self.run), **{k: v for k, v in vars(self).items() if k != 'run'}}
+        entry = {**asdict(self.run), **{k: v for k, v in vars(self).items() if k != 'run' and v != ''}}
         return json.dumps(entry, separators=(',', ':'))
 
 
@@ -56,7 +59,7 @@ def record_of(run: SweepRun, metric: str, work_dir: Path, seconds: float, versio
     loss = [(step, round(value, 4)) for step, value in folder.curve('loss')]
     loss = loss[:: -(-len(loss) // POINTS)] if len(loss) > POINTS else loss
     rounded = [(step, round(value, 3)) for step, value in curve]
-    return Record(run, rounded[-1][1], rounded, loss, _ratios(folder), round(seconds), version)
+    return Record(run, rounded[-1][1], rounded, loss, _ratios(folder), round(seconds), version, read_areas(work_dir))
 
 
 def read_table(path: Path) -> list[Record]:
@@ -89,7 +92,7 @@ def _record(entry: Mapping[str, Any]) -> Record:
     # A line that is older than a field of the run has its default.
     fields = {key: entry[key] for key in SweepRun.__dataclass_fields__ if key in entry}
     run = SweepRun(**{**fields, 'flags': tuple(fields['flags'])})
-    rest = {key: entry[key] for key in Record.__dataclass_fields__ if key != 'run'}
+    rest = {key: entry[key] for key in Record.__dataclass_fields__ if key in entry}
     for key in ('validation', 'loss'):
         rest[key] = [(step, value) for step, value in rest[key]]
     return Record(run, **rest)
