@@ -15,11 +15,12 @@ _INTERRUPTED = 130
 Execute = Callable[[list[str], Path], int]
 
 
-def _execute(command: list[str], log: Path) -> int:
+def append_output(command: list[str], log: Path) -> int:
+    """Run a command of mmnorm in a process of its own; what it says goes to the end of ``log``."""
     return execute(command, log, append=True)
 
 
-def run(steps: list[Step], say: Callable[[str], None] = print, with_: Execute = _execute) -> None:
+def run(steps: list[Step], say: Callable[[str], None] = print, with_: Execute = append_output) -> None:
     """Run what is not done.
 
     Raises:
