@@ -1,4 +1,5 @@
-# make demo: watch DeepLab with EN learn.  make test: all tests.  Both build .venv first, once.
+# make demo: what the layers are for, seen in minutes; builds what that takes of .venv first, once.
+# make test: all tests; builds the rest of .venv first, once, of which the operators of mmcv take 10 to 20 minutes.
 # make test-upstream: all tests with the OpenMMLab of open-mmlab, on the PyTorch that its mmcv stands on.
 # make test-torch: the tests of the layers with PyTorch alone, on several versions; TORCH=2.1.2 for one.
 # make docs: the documentation as a site, in site/.
@@ -7,15 +8,16 @@ PYTHON ?= python3.11
 # Tests that run at a time, each with one thread.
 WORKERS ?= 2
 BIN := .venv/bin
-READY := .venv/.ready
+# Runs a command, shows that it is alive.
+STEP := bash requirements/step.sh
 
 # Versions of PyTorch for test-torch; "newest" is what the package index has.
 TORCH ?= 2.1.2 2.4.1 2.6.0 newest
 TORCHES := $(addprefix test-torch-,$(TORCH))
 
-.PHONY: demo test lint env constraints docs test-upstream env-upstream test-torch $(TORCHES)
+.PHONY: demo test lint env env-demo constraints docs test-upstream env-upstream test-torch $(TORCHES)
 
-demo: env
+demo: env-demo
 	$(BIN)/python tools/demo.py
 
 test: env lint
@@ -26,22 +28,44 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-env: $(READY)
+# Packages come while mmnorm's loops are compiled.
+env-demo:
+	@$(MAKE) --silent --no-print-directory --jobs=2 .venv/.packages .venv/.loops
 
-# The operators of mmcv are built from source (minutes, once): without --no-build-isolation it would silently have none.
+env: env-demo
+	@$(MAKE) --silent --no-print-directory .venv/.ready
+
 # torch===: a CPU-only torch+cpu, where one is offered, has no torchvision to go with it.
+.venv/.torch: requirements/build.txt
+	@$(STEP) "Environment .venv" $(PYTHON) -m venv .venv
+	@$(STEP) "Build tools" $(BIN)/python -m pip install --requirement requirements/build.txt
+	@$(STEP) "PyTorch" $(BIN)/python -m pip install "torch===2.13.0" torchvision==0.28.0 -c requirements/constraints.txt
+	@touch $@
+
 # mmcv and others bring opencv-python, which needs libGL; the headless build has the same cv2 without it.
-$(READY): requirements/build.txt requirements/dev.txt requirements/constraints.txt setup.py $(wildcard mmnorm/csrc/*)
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --requirement requirements/build.txt
-	$(BIN)/python -m pip install --quiet "torch===2.13.0" torchvision==0.28.0 -c requirements/constraints.txt
-	@echo "building mmcv's operators: this takes some minutes, once"
-	$(BIN)/python -m pip install --quiet --no-build-isolation onedl-mmcv==2.3.6 -c requirements/constraints.txt
-	$(BIN)/python -m pip install --quiet --requirement requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps opencv-python-headless==4.12.0.88
-	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
-	$(BIN)/python -c "import torch, mmnorm._C"
-	$(BIN)/python -m pip check
+define install_headless_opencv
+$(STEP) "OpenCV without a display" $(1)/bin/python -m pip install --force-reinstall --no-deps opencv-python-headless==$(2)
+endef
+
+.venv/.packages: .venv/.torch requirements/demo.txt requirements/constraints.txt
+	@$(STEP) "OpenMMLab for segmentation" $(BIN)/python -m pip install --requirement requirements/demo.txt
+	@$(call install_headless_opencv,.venv,4.12.0.88)
+	@touch $@
+
+.venv/.loops: .venv/.torch setup.py $(wildcard mmnorm/csrc/*)
+	@$(STEP) "mmnorm's loops" $(BIN)/python -m pip install --no-build-isolation --no-deps --editable .
+	@$(BIN)/python -c "import torch, mmnorm._C"
+	@touch $@
+
+# The mmcv of the demo has no operators, and so has pip's copy of what it built; the release and version are the same.
+.venv/.ready: .venv/.packages .venv/.loops requirements/dev.txt
+	@$(STEP) "The rest of OpenMMLab, and what tests" $(BIN)/python -m pip install --requirement requirements/dev.txt
+	@$(call install_headless_opencv,.venv,4.12.0.88)
+	@$(BIN)/python -c "import torch, mmcv._ext" 2> /dev/null || \
+	  $(STEP) "mmcv's operators, once, for 10 to 20 minutes" $(BIN)/python -m pip install --verbose --force-reinstall \
+	  --no-deps --no-build-isolation --no-cache-dir --no-binary onedl-mmcv onedl-mmcv==2.3.6
+	@$(BIN)/python -c "import torch, mmcv._ext"
+	@$(BIN)/python -m pip check
 	@touch $@
 
 # mmnorm._C lies among the sources and belongs to one PyTorch. So an environment with another one than .venv has the
@@ -51,7 +75,7 @@ define copy_sources
 	find $(1)/src -mindepth 1 -maxdepth 1 ! -name build -exec rm -rf {} +
 	git ls-files -z --cached --others --exclude-standard | \
 	  tar -c --null --ignore-failed-read --files-from - 2> /dev/null | tar -x -C $(1)/src
-	cd $(1)/src && MAX_JOBS=$(WORKERS) ../bin/python setup.py --quiet build_ext --inplace
+	cd $(1)/src && bash requirements/step.sh "mmnorm's loops" ../bin/python setup.py build_ext --inplace
 	cd $(1)/src && ../bin/python -c "import torch, mmnorm._C"
 endef
 
@@ -72,15 +96,14 @@ env-upstream: .venv-upstream/.ready
 
 # The last releases of open-mmlab. mmcv has operators of its own to build, for PyTorch 2.1.
 .venv-upstream/.ready: requirements/upstream.txt requirements/upstream-constraints.txt
-	$(PYTHON) -m venv .venv-upstream
-	.venv-upstream/bin/python -m pip install --quiet setuptools==69.5.1 wheel==0.48.0 ninja==1.13.2
-	.venv-upstream/bin/python -m pip install --quiet "torch===2.1.2" torchvision==0.16.2 \
+	@$(STEP) "Environment .venv-upstream" $(PYTHON) -m venv .venv-upstream
+	@$(STEP) "Build tools" .venv-upstream/bin/python -m pip install setuptools==69.5.1 wheel==0.48.0 ninja==1.13.2
+	@$(STEP) "PyTorch" .venv-upstream/bin/python -m pip install "torch===2.1.2" torchvision==0.16.2 \
 	  -c requirements/upstream-constraints.txt
-	@echo "building mmcv's operators: this takes some minutes, once"
-	.venv-upstream/bin/python -m pip install --quiet --no-build-isolation mmcv==2.1.0 \
-	  -c requirements/upstream-constraints.txt
-	.venv-upstream/bin/python -m pip install --quiet --requirement requirements/upstream.txt
-	.venv-upstream/bin/python -m pip install --quiet --force-reinstall --no-deps opencv-python-headless==4.11.0.86
+	@$(STEP) "mmcv and its operators, once, for 10 to 20 minutes" .venv-upstream/bin/python -m pip install --verbose \
+	  --no-build-isolation mmcv==2.1.0 -c requirements/upstream-constraints.txt
+	@$(STEP) "OpenMMLab, and what tests" .venv-upstream/bin/python -m pip install --requirement requirements/upstream.txt
+	@$(call install_headless_opencv,.venv-upstream,4.11.0.86)
 	.venv-upstream/bin/python -m pip check
 	# As an editable installation, whose build would compile everything a second time.
 	echo "$(CURDIR)/.venv-upstream/src" > "$$(.venv-upstream/bin/python -c 'import site; print(site.getsitepackages()[0])')/mmnorm.pth"
@@ -94,8 +117,8 @@ $(TORCHES): test-torch-%: .venv-torch-%/.ready
 	cd .venv-torch-$*/src && OMP_NUM_THREADS=1 ../bin/python -m pytest -n $(WORKERS) --dist worksteal tests/layers tests/ops
 
 .venv-torch-%/.ready: requirements/torch.txt
-	$(PYTHON) -m venv .venv-torch-$*
-	.venv-torch-$*/bin/python -m pip install --quiet $(if $(filter newest,$*),torch,"torch===$*") \
+	@$(STEP) "Environment .venv-torch-$*" $(PYTHON) -m venv .venv-torch-$*
+	@$(STEP) "PyTorch" .venv-torch-$*/bin/python -m pip install $(if $(filter newest,$*),torch,"torch===$*") \
 	  --requirement requirements/torch.txt
 	@touch $@
 

@@ -23,7 +23,8 @@ COMMANDS = {
     'statistics': 'test checkpoints with their moving average and with batch averages',
     'experiments': "list, show, run and compare the papers' experiments",
     'pipeline': 'pretrain on the digits, then finetune for segmentation and detection, on a CPU',
-    'sweep': 'build every config of the installed mmseg, mmdet and mmpretrain with each norm',
+    'sweep': 'run sets of short trainings by a plan, sum up and draw what came of them',
+    'check': 'build every config of the installed mmseg, mmdet and mmpretrain with each norm',
 }  # fmt: skip
 
 # What brings the packages that commands need and the layers don't.

@@ -1,6 +1,6 @@
-"""Build every config of the installed codebases with each norm: ``mmnorm sweep``."""
+"""Build every config of the installed codebases with each norm: ``mmnorm check``."""
 
-from mmnorm.commands.sweep import main
+from mmnorm.commands.check import main
 from mmnorm.errors import run
 
 if __name__ == '__main__':

@@ -34,5 +34,5 @@ optim_wrapper = dict(optimizer=dict(lr=0.01))
 train_cfg = dict(max_iters=max_iters, val_interval=400)
 param_scheduler = [dict(type='PolyLR', power=0.9, eta_min=0, begin=0, end=max_iters, by_epoch=False)]
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=max_iters // 4, max_keep_ckpts=4, save_best=None))
-custom_hooks = [dict(type='NormRatioHook', interval=50)]
+custom_hooks = [dict(type='NormRatioHook', interval=50), dict(type='ImageAreasHook')]
 randomness = dict(seed=0)

@@ -4,6 +4,8 @@ import importlib.util
 import inspect
 import os.path as osp
 from collections.abc import Iterator, Mapping
+from importlib.metadata import packages_distributions, version
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
@@ -28,6 +30,28 @@ def check_installed(module: str, config: str) -> None:
         raise UsageError(f'{config} is written for {module}, which is not installed: {how}.')
 
 
+def check_operators(needed_by: str) -> None:
+    """Look for mmcv's compiled operators, which mmdet cannot be imported without; mmseg and mmpretrain can.
+
+    Args:
+        needed_by: What needs them, for the message.
+
+    Raises:
+        UsageError: If mmcv was built without them.
+    """
+    if importlib.util.find_spec('mmcv') is None or importlib.util.find_spec('mmcv._ext') is not None:
+        return
+    # onedl-mmcv, upstream's mmcv, or mmcv-lite, which never has any.
+    name = packages_distributions().get('mmcv', ['mmcv'])[0]
+    release = f'{name.removesuffix("-lite")}=={version(name)}'
+    raise UsageError(
+        f'{needed_by} needs mmdet, and mmdet the compiled operators of mmcv, which the installed one lacks. '
+        f'In a checkout of mmnorm type: make env (it compiles them, once, in 10 to 20 minutes). Elsewhere, with torch, '
+        f'setuptools, wheel and ninja installed: '
+        f'pip install --force-reinstall --no-deps --no-build-isolation --no-cache-dir {release}'
+    )
+
+
 def check_codebase(cfg: Config, scope: str) -> None:
     """Import the codebase that ``cfg`` is written for and make it the default scope.
 
@@ -39,6 +63,8 @@ def check_codebase(cfg: Config, scope: str) -> None:
         importlib.import_module(scope)
     except ImportError as error:
         raise UsageError(f'{scope}, which {cfg.filename} is written for, does not import: {error}') from None
+    if scope == 'mmdet' or _names_mmdet(cfg.get('model')):
+        check_operators(cfg.filename)
     init_default_scope(scope)
 
 
@@ -140,6 +166,13 @@ def pretrained_settings(cfg: Config) -> list[tuple[str, Mapping]]:
 def is_local(path: str) -> bool:
     """Whether ``path`` is one of this machine, not an address (https://, torchvision://)."""
     return '://' not in path
+
+
+def _names_mmdet(node: Any) -> bool:
+    """Whether a part of the model is mmdet's, as the losses of mmseg's Mask2Former are."""
+    if isinstance(node, Mapping):
+        return str(node.get('type')).startswith('mmdet.') or any(map(_names_mmdet, node.values()))
+    return isinstance(node, list | tuple) and any(map(_names_mmdet, node))
 
 
 def _datasets(dataset: Mapping, key: str) -> Iterator[tuple[str, Mapping]]:

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..cli import checks
 from ..cli.processes import run_step
 from ..engine.own_configs import PREFIX
 from ..errors import UsageError
@@ -138,6 +139,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    # Its last part, after many minutes.
+    checks.check_operators('the detection of the pipeline')
     begin = time.monotonic()
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)

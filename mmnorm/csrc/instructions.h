@@ -4,7 +4,7 @@
 //   #include "instructions.h"
 //
 // makes cpu_default::f, and on x86 cpu_avx2::f and cpu_avx512::f, of each function f in kernels.h, whose namespace is
-// MMNORM_CPU. MMNORM_CALL(f, ...) calls the one for this processor. Included once in each .cpp file.
+// MMNORM_CPU. MMNORM_CALL(f, ...) calls the one for this processor. Included once for each file of loops.
 
 // MMNORM_BYTES is the length of a register. Vectors are passed between inlined functions only.
 #pragma GCC diagnostic ignored "-Wpsabi"
@@ -39,7 +39,9 @@
 #undef MMNORM_CPU
 #pragma GCC pop_options
 #endif
+#undef MMNORM_KERNELS
 
+#ifndef MMNORM_CALL
 namespace mmnorm {
 namespace {
 
@@ -71,4 +73,5 @@ const Instructions kInstructions = detect();
        : kInstructions == Instructions::Avx2 ? cpu_avx2::function(__VA_ARGS__) : cpu_default::function(__VA_ARGS__))
 #else
 #define MMNORM_CALL(function, ...) cpu_default::function(__VA_ARGS__)
-#endif
+#endif  // MMNORM_X86
+#endif  // MMNORM_CALL

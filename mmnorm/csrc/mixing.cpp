@@ -3,6 +3,8 @@
 #include <cmath>
 #include <utility>
 
+#include "shared_loops.h"
+
 #define MMNORM_KERNELS "mixing_kernels.h"
 #include "instructions.h"
 

@@ -2,9 +2,8 @@
 // What they compute, with the same symbols, is described in mmnorm/ops/coefficients.
 //
 // T is the type that is computed in. Means are in double: they may be large from their differences. Arrays of planes are
-// (N, C), those of all normalizers (K, N, C); a loop over k walks through the latter in steps of N * C.
-
-#include "shared_kernels.h"
+// (N, C), those of all normalizers (K, N, C); a loop over k walks through the latter in steps of N * C. What pools and
+// mixing share is in shared_kernels.h.
 
 namespace mmnorm {
 namespace MMNORM_CPU {

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <utility>
 
+#include "shared_loops.h"
+
 #define MMNORM_KERNELS "pool_kernels.h"
 #include "instructions.h"
 

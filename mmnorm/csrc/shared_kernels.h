@@ -1,4 +1,4 @@
-// What the loops of pools and of mixing share; without a guard, as each set of vector instructions has its own.
+// What the loops of pools and of mixing share, for one set of vector instructions; see shared_loops.h.
 
 namespace mmnorm {
 namespace MMNORM_CPU {

@@ -12,6 +12,7 @@ _NAMES = {
         'BatchAverageHook': '.batch_average_hook',
         'ExactResumeHook': '.exact_resume',
         'FuseHook': '.fuse_hook',
+        'ImageAreasHook': '.image_areas_hook',
         'NormEvalHook': '.norm_eval_hook',
         'NormRatioHook': '.norm_ratio_hook',
         'SparsityHook': '.sparsity_hook',

@@ -60,6 +60,10 @@ class RunFolder:
                 sums.setdefault(entry.get('epoch', entry['step']), []).append(entry[key])
         return [(step, sum(values) / len(values)) for step, values in sorted(sums.items())]
 
+    def last_with(self, text: str) -> dict[str, float]:
+        """What was logged last under each key with ``text`` in it."""
+        return {k: value for entry in self._logged() for k, value in entry.items() if text in k}
+
     @property
     def unit(self) -> str:
         """What the steps of its curves are: 'epoch' or 'iteration'."""

@@ -47,6 +47,7 @@ class Step:
         command: The command.
         result: The file that is there when it is done.
         log: Where its output goes.
+        codebase: What the config that it trains is written for.
         prepare: Has to be called before, e.g. to write the config that the command names.
     """
 
@@ -54,6 +55,7 @@ class Step:
     command: list[str]
     result: Path
     log: Path
+    codebase: str | None = None
     prepare: Callable[[], None] = field(default=lambda: None, repr=False)
 
     @property
@@ -134,7 +136,8 @@ class Planner:
         words = [] if self.shrink else cfg_options(options)
         command = train_command(config, variant.gpus_of(row), folder.path, *variant.flags(row), *words)
         result = folder.path / final_name(cfg)
-        steps.append(Step(f'{row.id}: training, seed {seed}', command, result, folder.path / 'train.txt', prepare))
+        title, log = f'{row.id}: training, seed {seed}', folder.path / 'train.txt'
+        steps.append(Step(title, command, result, log, cfg.get('default_scope'), prepare))
         if any(self.catalogue.metrics[name].tta for name in row.paper if name != 'note'):
             out = folder.path / SEVERAL_SCALES
             dumped = shown(folder.path / Path(row.config).name)
@@ -158,7 +161,7 @@ class Planner:
             words = ['--batch-average', str(batches), *words]
         out = folder.path / METRICS
         command = test_command(config, checkpoint, gpus, out, *words)
-        step = Step(f'{row.id}: test, seed {seed}', command, out, folder.path / 'test.txt', prepare)
+        step = Step(f'{row.id}: test, seed {seed}', command, out, folder.path / 'test.txt', prepare=prepare)
         return [*self._training(source, seed), step]
 
     def _drawing(self, row: Experiment, seed: int) -> list[Step]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from ..cli.checks import check_operators
 from ..cli.processes import execute
 from ..errors import UsageError
 from .commands import shell_line
@@ -14,17 +15,21 @@ _INTERRUPTED = 130
 Execute = Callable[[list[str], Path], int]
 
 
-def _execute(command: list[str], log: Path) -> int:
+def append_output(command: list[str], log: Path) -> int:
+    """Run a command of mmnorm in a process of its own; what it says goes to the end of ``log``."""
     return execute(command, log, append=True)
 
 
-def run(steps: list[Step], say: Callable[[str], None] = print, with_: Execute = _execute) -> None:
+def run(steps: list[Step], say: Callable[[str], None] = print, with_: Execute = append_output) -> None:
     """Run what is not done.
 
     Raises:
-        UsageError: If a step fails; the rest is not run.
+        UsageError: If a step fails; the rest is not run. If one needs operators of mmcv that are not there, none is.
         SystemExit: If it is interrupted.
     """
+    for step in steps:
+        if step.codebase == 'mmdet' and not step.done:
+            check_operators(step.title)
     for number, step in enumerate(steps, 1):
         head = f'[{number}/{len(steps)}] {step.title}'
         if step.done:

@@ -104,6 +104,8 @@ SEGMENTATION = r'deeplab_(\w+?)_r50(_cityscapes)?'
 OWN = {
     'cifar/resnet20_bn_cifar10_folders',
     'cifar/resnet20_bn_cifar10_short',
+    'cifar/resnet20_bn_cifar10_sweep',
+    'cifar/resnet18_bn_cifar10_pretraining',
     'segmentation/deeplab_bn_r50_camvid',
     'segmentation/deeplab_bn_r18_camvid',
 }

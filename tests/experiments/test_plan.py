@@ -202,6 +202,13 @@ def test_an_interrupted_run_says_how_it_goes_on(tmp_path):
     assert said[-1] == 'step 0 was interrupted; the same command goes on from here'
 
 
+def test_operators_are_looked_for_before_anything_runs(tmp_path, no_operators):
+    begun = []
+    with pytest.raises(UsageError, match='own/digits/pipeline-detection: training, seed 0 needs mmdet'):
+        run.run(steps('own/digits/pipeline-detection', tmp_path), begun.append, lambda command, log: begun.append(log))
+    assert not begun
+
+
 def test_gpus_that_are_not_there(monkeypatch):
     import torch
 

@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 
 from mmnorm import ExemplarNorm2d, SwitchableNorm2d
 from mmnorm.cli import launch
-from mmnorm.commands import sweep
+from mmnorm.commands import check as sweep
 from mmnorm.errors import UsageError
 from mmnorm.registry import NORMS
 

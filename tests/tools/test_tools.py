@@ -157,3 +157,19 @@ def test_options_that_make_no_sense(refuse, digits):
     assert 'no default_hooks.visualization' in refuse(
         'test', DEMO, __file__, '--show-dir', 'x', *options, 'default_hooks.visualization=None'
     )
+
+
+@pytest.mark.parametrize(
+    ('name', 'arguments'),
+    [
+        ('train', ['configs/mask_rcnn_en_r50_fpn.py']),
+        ('test', ['configs/mask_rcnn_en_r50_fpn.py', __file__]),
+        ('complexity', ['configs/mask_rcnn_en_r50_fpn.py']),
+        ('sweep_configs', ['mmdet']),
+        ('pipeline', ['--out', 'work_dirs/never']),
+    ],
+)
+def test_operators_that_are_not_there(no_operators, refuse, monkeypatch, name, arguments):
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    assert 'type: make env' in refuse(name, *arguments)
+    assert not Path('work_dirs/never').exists()

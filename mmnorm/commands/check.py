@@ -1,0 +1,277 @@
+"""Build every config of the installed mmseg, mmdet and mmpretrain as it is, then with SN, EN and ILM (as --norm does).
+
+Prints what fails and why, and a table. Nothing is downloaded: pretrained weights are left out, and parameters have no
+data. Exit status 1 if a config with BatchNorm builds as it is and not with one of the three.
+"""
+
+import argparse
+import fnmatch
+import importlib
+import importlib.util
+import multiprocessing
+import os
+import sys
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Before anything asks for it: text models would look for their vocabularies on the net.
+os.environ.update(HF_HUB_OFFLINE='1', TRANSFORMERS_OFFLINE='1')
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS, init_default_scope
+from torch.overrides import TorchFunctionMode
+
+from ..cli import checks, launch
+from ..convert import sources
+from ..convert.configs import set_norm
+from ..errors import UsageError
+from ..registry import NORMS, name_in_config
+
+BATCH_NORMS = ('BN', 'SyncBN', 'MMSyncBN', 'BN1d', 'BN2d', 'BN3d')
+_FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.randint)
+
+
+@dataclass
+class Result:
+    """What became of one config.
+
+    Attributes:
+        config: Path below the folder of configs, after the codebase: 'mmseg/deeplabv3/...'.
+        error: Why it does not build as it is; None if it does, 'no model' if there is nothing to build.
+        num_bn: Number of BatchNorms in the model.
+        failed: Why it does not build with a learned norm, by norm.
+        left: Reasons for which BatchNorms stayed, with the number of layers.
+    """
+
+    config: str
+    error: str | None = None
+    num_bn: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    left: dict[str, int] = field(default_factory=dict)
+
+
+class NoData(TorchFunctionMode):
+    """Make parameters without data, on the meta device.
+
+    ``torch.device('meta')`` does this for all tensors, and most models read numbers, such as drop rates, from some.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func in _FACTORIES and kwargs.get('device') is None:
+            kwargs['device'] = 'meta'
+        return func(*args, **kwargs)
+
+
+def build(model: ConfigDict) -> torch.nn.Module:
+    """The model, on the meta device if it can be made there, else on the CPU."""
+    # Copies, as some constructors write into their config, and refuse what they wrote themselves.
+    try:
+        with NoData():
+            return MODELS.build(deepcopy(model))
+    except Exception:  # whatever a constructor does with numbers that are not there
+        return MODELS.build(deepcopy(model))
+
+
+def without_weights(node):
+    """A model's config without what would be downloaded."""
+    if isinstance(node, dict):
+        kept = {key: without_weights(value) for key, value in node.items() if key not in ('pretrained', 'teacher_ckpt')}
+        init_cfg = kept.get('init_cfg')
+        if isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained':
+            kept['init_cfg'] = None
+        return type(node)(kept)
+    if isinstance(node, list | tuple):
+        return type(node)(without_weights(child) for child in node)
+    return node
+
+
+def swap_types(node, norm: str):
+    """A model's config with the type of every BatchNorm in it swapped, as one would do by hand."""
+    if isinstance(node, dict):
+        swapped = {key: swap_types(value, norm) for key, value in node.items()}
+        if swapped.get('type') in BATCH_NORMS:
+            name = norm + (swapped['type'][2:] if swapped['type'].startswith('BN') else '')
+            swapped['type'] = name_in_config(MODELS, name)
+        return type(node)(swapped)
+    if isinstance(node, list | tuple):
+        return type(node)(swap_types(child, norm) for child in node)
+    return node
+
+
+def batch_norms(model: torch.nn.Module) -> dict[str, str | None]:
+    """Names of the BatchNorms and SyncBatchNorms of a model, and why each can't be replaced, if it can't."""
+    modules = {name: module for name, module in model.named_modules() if sources.kind_of(module) in ('BN', 'SyncBN')}
+    return {name: sources.obstacle(module, named=False) for name, module in modules.items()}
+
+
+def say(error: Exception) -> str:
+    text = ' '.join(str(error).split())
+    return f'{type(error).__name__}: {text[:300]}'
+
+
+def try_config(path: str, name: str, swap: bool, known: dict) -> Result:
+    """Build one config in all ways; ``known`` holds the results of models seen before."""
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:
+        return Result(name, error=say(error), failed=dict.fromkeys(NORMS, 'no config'))
+    if not isinstance(cfg.get('model'), dict) or 'type' not in cfg.model:
+        return Result(name, error='no model')
+    init_default_scope(cfg.get('default_scope') or name.partition('/')[0])
+    if cfg.get('data_preprocessor') is not None:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    cfg.model = without_weights(cfg.model)
+    key = repr(cfg.model)
+    if key not in known:
+        known[key] = try_model(cfg, swap)
+    return Result(name, **known[key])
+
+
+def try_model(cfg: Config, swap: bool) -> dict:
+    found: dict[str, Any] = dict(error=None, num_bn=0, failed={}, left=defaultdict(int))
+    try:
+        obstacles = batch_norms(build(cfg.model))
+        found['num_bn'] = len(obstacles)
+        if not obstacles:
+            return found
+    except Exception as error:
+        found['error'] = say(error)
+    for norm in NORMS:
+        changed = Config(dict(model=cfg.model))
+        if swap:
+            changed.model = swap_types(cfg.model, norm)
+        else:
+            set_norm(changed, dict(type=norm))
+        try:
+            model = build(changed.model)
+        except Exception as error:
+            found['failed'][norm] = say(error)
+            continue
+        if swap:
+            continue
+        for layer, obstacle in batch_norms(model).items():
+            if obstacle is None:
+                found['failed'][norm] = f'{layer} was not replaced'
+            elif norm == next(iter(NORMS)):
+                found['left'][obstacle] += 1
+    found['left'] = dict(found['left'])
+    return found
+
+
+def try_folder(job: tuple[str, list[tuple[str, str]], bool]) -> list[Result]:
+    """The configs of one folder: many of them differ in their data only."""
+    codebase, configs, swap = job
+    warnings.simplefilter('ignore')
+    torch.set_num_threads(1)
+    MMLogger.get_instance('sweep', logger_name='sweep', log_level='CRITICAL')
+    importlib.import_module(codebase)
+    known: dict[str, dict] = {}
+    return [try_config(path, name, swap, known) for path, name in configs]
+
+
+def config_folder(codebase: str) -> Path:
+    checks.check_installed(codebase, 'the sweep')
+    if codebase == 'mmdet':
+        checks.check_operators('the sweep')
+    spec = importlib.util.find_spec(codebase)
+    assert spec is not None
+    assert spec.origin is not None
+    package = Path(spec.origin).parent
+    # A checkout has them next to the package.
+    for folder in (package / '.mim/configs', package.parent / 'configs'):
+        if folder.is_dir():
+            return folder
+    raise UsageError(f'{package} has no configs; expected them in {package / ".mim/configs"}')
+
+
+def find_jobs(codebases: list[str], pattern: str, swap: bool) -> Iterator[tuple]:
+    for codebase in codebases:
+        root = config_folder(codebase)
+        folders = defaultdict(list)
+        for path in sorted(root.rglob('*.py')):
+            name = f'{codebase}/{path.relative_to(root)}'
+            if '_base_' not in path.parts and fnmatch.fnmatch(name, f'*{pattern}*'):
+                folders[path.parent].append((str(path), name))
+        for configs in folders.values():
+            yield codebase, configs, swap
+
+
+def report(results: list[Result], write) -> bool:
+    """Write what failed, grouped by reason, and the table; whether all that build with BatchNorm build with ours."""
+    broken = {r.config: r for r in results if r.num_bn and r.failed}
+    for r in broken.values():
+        for norm, reason in r.failed.items():
+            write(f'FAILS with {norm}: {r.config}: {reason}')
+
+    def grouped(title: str, pairs: list[tuple[str, str]]) -> None:
+        groups = defaultdict(list)
+        for reason, config in pairs:
+            groups[reason].append(config)
+        if groups:
+            write(f'\n{title}')
+        for reason, configs in sorted(groups.items(), key=lambda item: -len(item[1])):
+            write(f'  {len(configs)} x {reason}')
+            for config in configs:
+                write(f'      {config}')
+
+    unbuilt = [(r.error, r) for r in results if r.error is not None and r.error != 'no model']
+    grouped('Not built as they are, and not with ours:', [(e, r.config) for e, r in unbuilt if r.failed])
+    grouped('Not built as they are, but with all of ours:', [(e, r.config) for e, r in unbuilt if not r.failed])
+    left = [(reason, f'{r.config}: {n} layers') for r in results for reason, n in r.left.items()]
+    grouped('BatchNorms that stay:', left)
+
+    header = ('codebase', 'configs', 'no model', 'not built', 'built', 'have BN', *NORMS)
+    write('\n' + ''.join(f'{title:>12}' for title in header))
+    for codebase in (*sorted({r.config.partition('/')[0] for r in results}), 'all'):
+        rows = [r for r in results if codebase in ('all', r.config.partition('/')[0])]
+        built = [r for r in rows if r.error is None]
+        have = [r for r in built if r.num_bn]
+        no_model = sum(r.error == 'no model' for r in rows)
+        counts = [len(rows), no_model, len(rows) - len(built) - no_model, len(built), len(have)]
+        counts += [sum(norm not in r.failed for r in have) for norm in NORMS]
+        write(f'{codebase:>12}' + ''.join(f'{count:>12}' for count in counts))
+    return not broken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('codebases', nargs='*', metavar='CODEBASE', help=f'{", ".join(launch.SCOPES)} (default: all)')
+    parser.add_argument('--filter', default='', metavar='PATTERN', help='only configs with this in their path')
+    parser.add_argument('--jobs', type=int, default=1, help='number of processes')
+    parser.add_argument('--output', metavar='FILE', help='write the report there too')
+    parser.add_argument(
+        '--swap-type', action='store_true', help='swap the type in the norm_cfgs that are written, instead of --norm'
+    )
+    args = parser.parse_args()
+    unknown = [name for name in args.codebases if name not in launch.SCOPES]
+    if unknown:
+        raise UsageError(f'unknown codebase {", ".join(unknown)}; expected {", ".join(launch.SCOPES)}')
+    if args.jobs < 1:
+        raise UsageError(f'--jobs expects a positive number, got {args.jobs}')
+    jobs = list(find_jobs(args.codebases or list(launch.SCOPES), args.filter, args.swap_type))
+    if not jobs:
+        raise UsageError(f'--filter: no config has {args.filter!r} in its path')
+
+    results, total = [], sum(len(configs) for _, configs, _ in jobs)
+    with multiprocessing.get_context('spawn').Pool(args.jobs) if args.jobs > 1 else nullcontext() as pool:
+        for done in map(try_folder, jobs) if pool is None else pool.imap_unordered(try_folder, jobs):
+            results += done
+            print(f'\r{len(results)}/{total}', end='', file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    results.sort(key=lambda r: r.config)
+
+    lines: list[str] = []
+    good = report(results, lines.append)
+    print('\n'.join(lines))
+    if args.output:
+        Path(args.output).write_text('\n'.join(lines) + '\n')
+    sys.exit(0 if good else 1)

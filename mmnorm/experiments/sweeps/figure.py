@@ -1,0 +1,70 @@
+"""Figures of a sweep: the metric by rate, and losses over training."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ...analysis.figures.style import SERIES, new_figure, paper_style
+from ...errors import UsageError
+from .summary import Group, sum_up
+from .table import Record
+
+
+def rates_figure(records: Sequence[Record], metrics: Mapping[str, str], sets: Sequence[str] = ()) -> Figure:
+    """The metric by rate: a panel for each set, a line through the means of each norm, a point for each run.
+
+    Raises:
+        UsageError: If there is nothing to draw.
+    """
+
+    def draw(axes: Axes, groups: Sequence[Group], color: str) -> None:
+        rates = [group.records[0].run.rate for group in groups]
+        axes.plot(rates, [group.mean for group in groups], color=color, label=groups[0].records[0].run.norm)
+        for rate, group in zip(rates, groups, strict=True):
+            axes.plot([rate] * len(group.values), group.values, '.', color=color, markersize=4)
+        axes.set_xscale('log')
+
+    return _panels(sum_up(records), sets, draw, 'rate', metrics)
+
+
+def curves_figure(records: Sequence[Record], metrics: Mapping[str, str], sets: Sequence[str] = ()) -> Figure:
+    """Losses over training, averaged over seeds, of each norm at its best rate.
+
+    Raises:
+        UsageError: If there is nothing to draw.
+    """
+
+    def draw(axes: Axes, groups: Sequence[Group], color: str) -> None:
+        for group in groups:
+            curves = [dict(record.loss) for record in group.records]
+            steps = [step for step in curves[0] if all(step in curve for curve in curves)]
+            means = [statistics.fmean(curve[step] for curve in curves) for step in steps]
+            axes.plot(steps, means, color=color, label=f'{group.records[0].run.norm} at {group.records[0].run.rate:g}')
+
+    return _panels(sum_up(records, best=True), sets, draw, 'iteration', defaultdict(lambda: 'loss'))
+
+
+def _panels(groups: Sequence[Group], sets: Sequence[str], draw, xlabel: str, ylabels: Mapping[str, str]) -> Figure:
+    present = list(dict.fromkeys(group.records[0].run.group for group in groups))
+    missing = [name for name in sets if name not in present]
+    if missing or not present:
+        raise UsageError(
+            f'no run of {", ".join(missing) or "the plan"} is done; there are runs of: {", ".join(present) or "none"}'
+        )
+    shown = list(sets) or present
+    norms = list(dict.fromkeys(group.records[0].run.norm for group in groups))
+    with paper_style():
+        figure = new_figure(2.6 * len(shown))
+        for axes, name in zip(figure.subplots(len(shown), squeeze=False)[:, 0], shown, strict=True):
+            for index, norm in enumerate(norms):
+                of_norm = [g for g in groups if (g.records[0].run.group, g.records[0].run.norm) == (name, norm)]
+                if of_norm:
+                    draw(axes, of_norm, SERIES[index % len(SERIES)])
+            axes.set_title(name)
+            axes.set_xlabel(xlabel)
+            axes.set_ylabel(ylabels[name])
+            axes.legend()
+    return figure
