@@ -26,6 +26,14 @@ def on_files(files, config):
     pages = [file for file in files if file.src_uri.endswith('.md')]
     linked = {target for page in pages for target in _targets(page)}
     for target in sorted(linked - PAGES.keys()):
+        path = ROOT / target
+        if path.is_dir():
+            names = sorted(child.name for child in path.iterdir() if child.is_file())
+            content = f'# {target}\n\n' + '\n'.join(f'* [{name}]({name})' for name in names)
+            files.append(File.generated(config, _folder_page(target), content=content))
+            # They are linked from there.
+            linked = linked | {f'{target}/{name}' for name in names}
+    for target in sorted(linked - PAGES.keys()):
         if not target.startswith('docs/') and (ROOT / target).is_file():
             files.append(File.generated(config, f'files/{target}', abs_src_path=str(ROOT / target)))
     return files
@@ -37,7 +45,10 @@ def on_page_markdown(markdown, page, config, files):
 
     def move(match):
         target = posixpath.normpath(posixpath.join(posixpath.dirname(here), match['path']))
-        place = target.removeprefix('docs/') if target.startswith('docs/') else PAGES.get(target, f'files/{target}')
+        if (ROOT / target).is_dir():
+            place = _folder_page(target)
+        else:
+            place = target.removeprefix('docs/') if target.startswith('docs/') else PAGES.get(target, f'files/{target}')
         address = posixpath.relpath(place, posixpath.dirname(page.file.src_uri) or '.') + (match['anchor'] or '')
         return f'{_named(match["text"], target)}({address})'
 
@@ -54,7 +65,14 @@ def on_page_content(html, page, config, files):
     return MATH.sub(draw, html)
 
 
+def _folder_page(folder: str) -> str:
+    """The page that lists the files of a folder."""
+    return f'files/{folder}/index.md'
+
+
 def _in_repository(name: str) -> str:
+    if name.startswith('files/'):
+        return name.removeprefix('files/')
     return {place: source for source, place in PAGES.items()}.get(name, f'docs/{name}')
 
 
