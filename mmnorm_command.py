@@ -37,7 +37,7 @@ _INSTALL = {
     'cv2': _DIGITS,
     'pycocotools': _DIGITS,
     'matplotlib': _ANALYSIS,
-    'numpy': _ANALYSIS,
+    'numpy': 'pip install numpy',
     'sklearn': _ANALYSIS,
 }
 
