@@ -72,7 +72,7 @@ def test_figures_of_other_pages_are_those_of_the_file():
             assert set(figures) <= words, f'{name}: {figures}'
 
     rows = [catalogue()[f'en/table5/cifar10-resnet20-{norm}'] for norm in ('bn', 'sn', 'en')]
-    assert cells('docs/results.md', 'paper: 128, 165')[1:4] == [str(row.paper['top1']) for row in rows]
+    assert cells('docs/results.md', "paper, EN's Table 5: 128, 165")[1:4] == [str(row.paper['top1']) for row in rows]
     own = [catalogue()[f'own/cifar10/{norm}'] for norm in ('bn', 'sn', 'en', 'ilm')]
     assert cells('docs/results.md', '128, 4')[1:] == [str(row.here['top1']) for row in own]
 
