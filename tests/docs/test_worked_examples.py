@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import assert_same, randomize
 
 import mmnorm
 
@@ -71,3 +72,48 @@ def test_plain_pytorch_with_timm(capsys):
     namespace = dict(mmnorm=mmnorm, norm='EN')
     run(code, namespace, capsys, 'timm')
     assert namespace['network'].eval()(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.fixture
+def without_bn(capsys):
+    namespace = {}
+    for heading, code in blocks('without_bn.md'):
+        run(code, namespace, capsys, heading)
+    return namespace
+
+
+@pytest.mark.parametrize(
+    'norm',
+    [dict(type='SN', normalizers=('IN', 'LN', 'GN')), dict(type='EN', normalizers=('LN', 'GN')), dict(type='ILM')],
+    ids=lambda norm: norm['type'],
+)
+def test_gradients_by_sample(without_bn, norm):
+    """Those of the page's function are those of a loop over the samples, of every parameter."""
+    model = without_bn['model'] = without_bn['network'](torch.nn.BatchNorm2d).double()
+    mmnorm.convert_norm(model, norm)
+    randomize(model)
+    assert not list(model.buffers())
+    x, y = without_bn['x'].double(), without_bn['y']
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    by_sample = torch.func.vmap(torch.func.grad(without_bn['loss']), in_dims=(None, 0, 0))(parameters, x, y)
+    for i in range(len(x)):
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(model(x[i : i + 1]), y[i : i + 1]).backward()
+        assert_same({k: v[i] for k, v in by_sample.items()}, {k: p.grad for k, p in model.named_parameters()})
+
+
+def test_with_bn_there_is_no_gradient_of_a_sample(without_bn):
+    model = without_bn['model'] = without_bn['network'](mmnorm.SwitchableNorm2d)
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    with pytest.raises(RuntimeError, match='in-place'):
+        torch.func.grad(without_bn['loss'])(parameters, without_bn['x'][0], without_bn['y'][0])
+
+
+def test_statistics_of_an_average(without_bn):
+    """PyTorch's update_bn does nothing to the learned norms, ours takes an averaged network."""
+    average = without_bn['AveragedModel'](without_bn['network'](mmnorm.ExemplarNorm2d))
+    running_mean = average.module[1].running_mean
+    torch.optim.swa_utils.update_bn([without_bn['x']], average)
+    assert not running_mean.any()
+    assert mmnorm.update_bn_stats(average.module, [without_bn['x']], num_iters=1) == 1
+    assert running_mean.all()
