@@ -1,4 +1,5 @@
 import importlib.util
+import logging
 import os
 import subprocess
 import sys
@@ -52,6 +53,8 @@ def refuse(capsys, monkeypatch):
         spec.loader.exec_module(module)
         monkeypatch.chdir(ROOT)
         monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
+        # A logger that an earlier test in this process has made may write to what pytest has closed since.
+        monkeypatch.setattr(logging, 'raiseExceptions', False)
         with pytest.raises(SystemExit) as stopped:
             run_main(module.main)
         assert stopped.value.code == 2
