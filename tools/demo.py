@@ -1,17 +1,16 @@
 """The demo: DeepLab with EN and with BN learn to segment the built-in digits scenes, side by side, on a CPU.
 
-Writes the scenes, trains both with tools/train.py, evaluates both with tools/test.py at one scale and at several,
+Writes the scenes, trains both with mmnorm train, evaluates both with mmnorm test at one scale and at several,
 prints the mIoU of all, and saves a picture of a few scenes with truth and predictions.
 """
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import mmnorm  # noqa: F401  registers EN, and finds the configs behind mmseg::
+from mmnorm.cli.processes import run_step
 
 ROOT = Path(__file__).resolve().parent.parent
 NORMS = ('EN', 'BN')
@@ -19,16 +18,6 @@ NORMS = ('EN', 'BN')
 
 def config_of(norm: str) -> Path:
     return ROOT / f'configs/demo/deeplab_{norm.lower()}_r18_digits.py'
-
-
-def run_tool(log: Path, name: str, *arguments) -> None:
-    """Run a script of tools/, its output going to ``log``; on failure show the end of the log and stop."""
-    command = [sys.executable, str(ROOT / 'tools' / name), *map(str, arguments)]
-    with log.open('w') as output:
-        status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
-    if status:
-        print(log.read_text()[-3000:], file=sys.stderr)
-        sys.exit(f'tools/{name} failed (status {status}); the whole log is {log}')
 
 
 def train_and_test(norm: str, out: Path, options: list[str]) -> dict[str, float]:
@@ -41,14 +30,14 @@ def train_and_test(norm: str, out: Path, options: list[str]) -> dict[str, float]
     work_dir.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     # The hook that seeds every batch with its number, for BN too: so both see the same crops and flips.
-    command = ['train.py', config, '--work-dir', work_dir, '--no-validate', '--with', 'exact-resume', *options]
-    run_tool(work_dir / 'train.txt', *command)
+    arguments = [config, '--work-dir', work_dir, '--no-validate', '--with', 'exact-resume', *options]
+    run_step(work_dir / 'train.txt', 'train', *arguments)
     result = {'seconds': time.monotonic() - start}
     checkpoint = Path((work_dir / 'last_checkpoint').read_text().strip())
     for key, flags in {'single': [], 'multi': ['--tta']}.items():
         metrics = work_dir / f'{key}.json'
         test = [config, checkpoint, '--work-dir', work_dir / f'test_{key}', '--out', metrics, *flags, *options]
-        run_tool(work_dir / f'test_{key}.txt', 'test.py', *test)
+        run_step(work_dir / f'test_{key}.txt', 'test', *test)
         result[key] = json.loads(metrics.read_text())['mIoU']
     return result
 
@@ -107,8 +96,8 @@ def main() -> None:
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     # The configs read data/digits from the current folder; the demo works from any.
-    run_tool(
-        out / 'make_digits.txt', 'make_digits.py', 'ade20k', '--out', out / 'digits', '--size', 64, 64,
+    run_step(
+        out / 'make_digits.txt', 'digits', 'ade20k', '--out', out / 'digits', '--size', 64, 64,
         '--train', args.scenes, '--val', max(args.scenes // 48, 5),
     )  # fmt: skip
     data_root = out / 'digits/ade/ADEChallengeData2016'

@@ -13,7 +13,8 @@ from ..errors import UsageError
 
 # What the package was imported from. Where it is a checkout, other processes may not find it by themselves.
 _FOLDER = Path(__file__).resolve().parents[2]
-_LAST_LINES = 3000
+# Characters at the end of a log that are shown of what failed.
+_TAIL = 3000
 
 
 def command_line(words: Sequence[str]) -> list[str]:
@@ -62,7 +63,7 @@ def run_step(log: Path, command: str, *arguments: object) -> None:
     """
     status = execute(['mmnorm', command, *map(str, arguments)], log)
     if status:
-        print(log.read_text()[-_LAST_LINES:], file=sys.stderr)
+        print(log.read_text()[-_TAIL:], file=sys.stderr)
         sys.exit(f'mmnorm {command} failed (status {status}); the whole log is {log}')
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..analysis import save_record
 from ..analysis.inputs import Sources, add_arguments
 from ..analysis.record_file import Record, check_record_name
+from ..cli.jobs import job_adder
 from ..cli.processes import add_gpus_argument, run_on_gpus
 from ..errors import UsageError
 from ..files import read_weights
@@ -20,11 +21,10 @@ MANY = 50_000
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    add_job = job_adder(parser)
 
     def add(name: str, job, text: str, many: bool = False, max_samples: int = FEW, layers: bool = False):
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(job=job)
+        command = add_job(name, job, text)
         if many:
             text = 'checkpoints, recorded files, or folders of checkpoints'
             command.add_argument('sources', metavar='SOURCE', nargs='+', help=text)

@@ -179,9 +179,9 @@ def try_folder(job: tuple[str, list[tuple[str, str]], bool]) -> list[Result]:
 
 
 def config_folder(codebase: str) -> Path:
-    checks.check_installed(codebase, 'the sweep')
+    checks.check_installed(codebase, 'mmnorm check')
     if codebase == 'mmdet':
-        checks.check_operators('the sweep')
+        checks.check_operators('mmnorm check')
     spec = importlib.util.find_spec(codebase)
     assert spec is not None
     assert spec.origin is not None

@@ -4,6 +4,7 @@ import argparse
 import signal
 from pathlib import Path
 
+from ..cli.jobs import job_adder
 from ..errors import UsageError
 from ..experiments.catalogue import STATES, Experiment, catalogue
 from ..experiments.plan import Planner
@@ -15,12 +16,7 @@ TINY = Path('work_dirs/experiments_tiny')
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-
-    def add(name: str, job, text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(job=job)
-        return command
+    add = job_adder(parser)
 
     def add_variant(command: argparse.ArgumentParser) -> None:
         command.add_argument('--code', action='store_true', help="with the authors' code's values, where they differ")

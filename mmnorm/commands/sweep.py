@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
+from ..cli.jobs import job_adder
 from ..errors import UsageError
 from ..experiments.sweeps.plan import read_plan
 from ..experiments.sweeps.table import read_table
@@ -17,11 +18,10 @@ ROOT = Path('work_dirs/sweeps')
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    add_job = job_adder(parser)
 
     def add(name: str, job, text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(job=job)
+        command = add_job(name, job, text)
         command.add_argument('plan', type=Path, help='a plan, e.g. docs/results/cifar10.yaml; its table is beside it')
         return command
 
@@ -79,8 +79,7 @@ def summarize(args: argparse.Namespace) -> None:
 
 
 def draw(args: argparse.Namespace) -> None:
-    from mmnorm.analysis.figures.style import check_figure_name, save_figure
-
+    from ..analysis.figures.style import check_figure_name, save_figure
     from ..experiments.sweeps.figure import curves_figure, rates_figure
 
     check_figure_name(args.out)

@@ -49,7 +49,7 @@ class ImageAreasHook(Hook):
 
 
 def areas_of(found: Tensor, label: Tensor, classes: int, ignore_index: int = 255) -> Tensor:
-    """Intersection and union of each class.
+    """Intersection and union of each class, as IoUMetric counts them.
 
     Args:
         found: Classes that the network finds, of any shape.
@@ -60,9 +60,7 @@ def areas_of(found: Tensor, label: Tensor, classes: int, ignore_index: int = 255
     Returns:
         Tensor (classes, 2), numbers of pixels.
     """
-    counts = label != ignore_index
-    found, label = found[counts].long(), label[counts].long()
-    right, of_found, of_label = (
-        torch.bincount(values, minlength=classes) for values in (label[found == label], found, label)
-    )
-    return torch.stack([right, of_found + of_label - right], 1)
+    from mmseg.evaluation import IoUMetric
+
+    right, union, *_ = IoUMetric.intersect_and_union(found, label, classes, ignore_index)
+    return torch.stack([right, union], 1).long()

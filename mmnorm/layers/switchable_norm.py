@@ -122,9 +122,8 @@ class SwitchableNorm(PooledNorm):
 
     def _logits(self) -> Tensor:
         logits = torch.stack([self.mean_weight, self.var_weight])
-        # In float32 at least: gradients of many planes meet in each. An operator that does nothing takes time.
-        dtype = ops.accumulation_dtype(logits.dtype)
-        return logits if dtype == logits.dtype else logits.to(dtype)
+        # In float32 at least: gradients of many planes meet in each.
+        return logits.to(ops.accumulation_dtype(logits.dtype))
 
     def coefficients(
         self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True

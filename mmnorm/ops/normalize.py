@@ -71,7 +71,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _dense(x: Tensor) -> Tensor:
     """``x``, contiguous where it is neither that nor channels_last, and with its signs in memory."""
-    x = x.resolve_neg() if x.is_neg() else x
+    x = x.resolve_neg()
     return x if x.is_contiguous() or _is_channels_last(x) else x.contiguous()
 
 

@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 
 from mmnorm import ExemplarNorm2d, SwitchableNorm2d
 from mmnorm.cli import launch
-from mmnorm.commands import check as sweep
+from mmnorm.commands import check
 from mmnorm.errors import UsageError
 from mmnorm.registry import NORMS
 
@@ -182,12 +182,12 @@ def test_sweep_refuses(arguments, message, main):
 def test_sweep_says_what_fails():
     bad = dict(type='ImageClassifier', backbone=dict(type='ResNet', depth=18, norm_cfg=dict(type='BN', eps=-1)))
     launch.checks.check_codebase(Config(dict()), 'mmpretrain')
-    found = sweep.try_model(Config(dict(model=bad)), swap=False)
+    found = check.try_model(Config(dict(model=bad)), swap=False)
     assert found['error'] is None
     assert found['num_bn'] == 20
     assert found['failed'].keys() == NORMS.keys()
     lines = []
-    assert not sweep.report([sweep.Result('mmpretrain/a.py', **found)], lines.append)
+    assert not check.report([check.Result('mmpretrain/a.py', **found)], lines.append)
     assert 'FAILS with EN: mmpretrain/a.py' in '\n'.join(lines)
     assert lines[-1].split() == ['all', '1', '0', '0', '1', '1', *['0'] * len(NORMS)]
 

@@ -70,13 +70,11 @@ class Plan:
 
     Attributes:
         path: The file.
-        metric: What runs report, e.g. 'accuracy/top1'.
-        metrics: The same by set.
+        metrics: What runs report, by set, e.g. 'accuracy/top1'.
         runs: In the order in which they are run, each once.
     """
 
     path: Path
-    metric: str
     metrics: Mapping[str, str]
     runs: tuple[SweepRun, ...]
 
@@ -132,7 +130,7 @@ def read_plan(path: Path) -> Plan:
         if run.start and not any(f'{other.group}/{other.norm}' == run.start for other in runs.values()):
             raise UsageError(f'{path}: "{run.title}" starts from {run.start}, and there is no such run in the plan')
     metrics = {entry['name']: entry.get('metric', plan['metric']) for entry in plan['sets']}
-    return Plan(path, plan['metric'], metrics, tuple(runs.values()))
+    return Plan(path, metrics, tuple(runs.values()))
 
 
 def _runs_of(entry: Any, plan: Mapping[str, Any], where: str) -> list[SweepRun]:

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from .areas import bootstrap
 from .table import Record
@@ -42,7 +43,7 @@ class Group:
             ends.append(statistics.fmean(last) if last else float('nan'))
         return statistics.fmean(ends)
 
-    @property
+    @cached_property
     def over_images(self) -> float | None:
         """Standard error of the mean over images, by bootstrap; None where areas of images are not kept."""
         areas = [record.areas for record in self.records]
