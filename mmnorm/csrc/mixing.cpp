@@ -3,8 +3,6 @@
 #include <cmath>
 #include <utility>
 
-#include "shared_loops.h"
-
 #define MMNORM_KERNELS "mixing_kernels.h"
 #include "instructions.h"
 

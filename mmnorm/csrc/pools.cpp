@@ -4,8 +4,6 @@
 #include <cmath>
 #include <utility>
 
-#include "shared_loops.h"
-
 #define MMNORM_KERNELS "pool_kernels.h"
 #include "instructions.h"
 

@@ -12,6 +12,8 @@
 #include "again.h"
 #include "checks.h"
 #include "coefficients.h"
+#define MMNORM_KERNELS "shared_kernels.h"
+#include "instructions.h"
 
 namespace mmnorm {
 
