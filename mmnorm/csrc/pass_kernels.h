@@ -474,8 +474,9 @@ inline int64_t rows_ahead(int64_t channels) {
 }
 
 // Two sums over the rows for each channel; full and single add what the values of a row from channel i on contribute.
+// Four rows together are less work. One after the other they are read in the order of memory.
 template <typename A, typename Full, typename Single>
-inline void sum_rows(double* first_sum, double* second_sum, int64_t channels, int64_t begin, int64_t end,
+inline void sum_rows(double* first_sum, double* second_sum, int64_t channels, int64_t begin, int64_t end, bool together,
                      const Full& full, const Single& single) {
   alignas(64) A a[kTile], b[kTile];
   for (int64_t rows = begin; rows < end; rows += kRows) {
@@ -485,7 +486,7 @@ inline void sum_rows(double* first_sum, double* second_sum, int64_t channels, in
       std::fill(a, a + width, A(0));
       std::fill(b, b + width, A(0));
       int64_t row = rows;
-      for (; row + 4 <= last; row += 4) {
+      for (; together && row + 4 <= last; row += 4) {
         along_channels<A>(
             width,
             [&](int64_t i) {
@@ -527,10 +528,10 @@ inline void sum_rows(double* first_sum, double* second_sum, int64_t channels, in
 
 template <typename T, typename A>
 void row_moments(const T* x, const A* center, double* sum, double* square, int64_t channels, int64_t begin,
-                 int64_t end) {
+                 int64_t end, bool together) {
   const int64_t ahead = rows_ahead<T>(channels);
   sum_rows<A>(
-      sum, square, channels, begin, end,
+      sum, square, channels, begin, end, together,
       [&](int64_t row, int64_t i, Vector<A>& s, Vector<A>& q) {
         Vector<A> v, c;
         read_stream(x + row * channels + i, v, ahead);
@@ -608,11 +609,11 @@ void row_affine_add(const T* x, const T* other, const A* center, const A* scale,
 
 template <typename T, typename A>
 void row_sums(const T* dy, const T* x, const A* center, const A* scale, const A* shift, A negative_slope,
-              double* sum, double* product, int64_t channels, int64_t begin, int64_t end) {
+              double* sum, double* product, int64_t channels, int64_t begin, int64_t end, bool together) {
   with_activation(negative_slope, [&](const auto& activation) {
     const int64_t ahead = rows_ahead<T>(channels);
     sum_rows<A>(
-        sum, product, channels, begin, end,
+        sum, product, channels, begin, end, together,
         [&](int64_t row, int64_t i, Vector<A>& total, Vector<A>& products) {
           Vector<A> g, v, c, s, t;
           read_stream(dy + row * channels + i, g, ahead);
@@ -636,11 +637,11 @@ void row_sums(const T* dy, const T* x, const A* center, const A* scale, const A*
 
 template <typename T, typename A>
 void row_sums_add(const T* dy, const T* x, const uint8_t* bits, const A* center, A negative_slope, T* dz,
-                  double* sum, double* product, int64_t channels, int64_t begin, int64_t end) {
+                  double* sum, double* product, int64_t channels, int64_t begin, int64_t end, bool together) {
   const LeakyRelu<A> activation{negative_slope};
   const int64_t ahead = rows_ahead<T>(channels), bytes = bit_bytes<A>(channels);
   sum_rows<A>(
-      sum, product, channels, begin, end,
+      sum, product, channels, begin, end, together,
       [&](int64_t row, int64_t i, Vector<A>& total, Vector<A>& products) {
         Vector<A> g, v, c;
         read_stream(dy + row * channels + i, g, ahead);
