@@ -20,6 +20,8 @@ CONFIGS = sorted(path for folder in FOLDERS for path in (ROOT / 'configs' / fold
 
 NORMS = {
     'bn': 'BatchNorm2d',
+    'se_bn': 'BatchNorm2d',
+    'brn': 'BatchRenorm2d',
     'syncbn': 'SyncBatchNorm',
     'gn': 'GroupNorm',
     'ln': 'GroupNorm',
