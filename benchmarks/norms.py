@@ -1,4 +1,4 @@
-"""Prints the costs of docs/norms.md: each norm's forward and backward pass relative to nn.BatchNorm2d in the same run."""
+"""Prints the costs of docs/norms.md: forward and backward of each norm relative to nn.BatchNorm2d in the same run."""
 
 import argparse
 import statistics

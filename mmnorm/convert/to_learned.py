@@ -126,10 +126,10 @@ class LearnedSpec:
         return layer
 
 
-def _arguments(cls: type) -> list[str]:
+def _arguments(cls: Callable) -> list[str]:
     """Names of the constructor's arguments; with those of its bases as far as it hands on what it does not know."""
     names: dict[str, None] = {}
-    for definer in cls.__mro__:
+    for definer in inspect.getmro(cls):  # type: ignore[arg-type]
         if '__init__' not in vars(definer):
             continue
         parameters = list(inspect.signature(definer.__init__).parameters.values())[1:]  # type: ignore[misc]

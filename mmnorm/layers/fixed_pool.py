@@ -84,6 +84,8 @@ class GatedBatchNorm(FixedPoolNorm):
     # Only a gamma of its own makes the constant gate the 1 of a norm without gamma.
     needs_affine = True
     initial_gate_bias: ClassVar[float]
+    gate_weight: nn.Parameter
+    gate_bias: nn.Parameter
 
     def __init__(self, num_features: int, **options) -> None:
         super().__init__(num_features, **options)

@@ -34,6 +34,8 @@ class GlobalResponseNorm(Recalibration):
     paper = ('ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders', '2301.00808')
     own_parameters = ('gamma', 'beta')
     _abbr_ = 'gn'
+    gamma: nn.Parameter | None
+    beta: nn.Parameter | None
 
     def __init__(
         self, num_features: int, eps: float = 1e-6, affine: bool = True, activation: str | None = None,

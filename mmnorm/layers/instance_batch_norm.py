@@ -50,7 +50,7 @@ class InstanceBatchNorm(FixedPoolNorm):
         self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
     ) -> tuple[Tensor, Tensor]:
         pooled = self.pool(mean, var, positions, update_running_stats)
-        deviation, variance = [torch.where(self.instance > 0, *of_each.unbind()) for of_each in pooled]
+        deviation, variance = (torch.where(self.instance > 0, of_each[0], of_each[1]) for of_each in pooled)
         scale = (variance + self.eps).rsqrt()
         return self.with_affine(scale, scale * deviation)
 

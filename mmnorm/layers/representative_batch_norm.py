@@ -1,6 +1,6 @@
 """RBN: "Representative Batch Normalization with Feature Calibration" (CVPR 2021)."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..registry import register
 from .fixed_pool import GatedBatchNorm
@@ -31,6 +31,7 @@ class RepresentativeBatchNorm(GatedBatchNorm):
     paper = ('Representative Batch Normalization with Feature Calibration', 'CVPR 2021')
     own_parameters = ('center_weight', 'gate_weight', 'gate_bias')
     initial_gate_bias = 1.0
+    center_weight: nn.Parameter
 
     def tracked_moments(self, mean: Tensor, var: Tensor, positions: int) -> tuple[Tensor, Tensor, int]:
         return mean * (1 + self.center_weight), var.to(mean.dtype), positions

@@ -17,7 +17,8 @@ class SelfNorm(Recalibration, FixedPoolNorm):
         y = \sigma'_{nc} \frac{x - \mu_{nc}}{\sigma_{nc}} + \mu'_{nc}, \qquad \mu' = f(\mu, \sigma)\, \mu, \quad
         \sigma' = g(\mu, \sigma)\, \sigma, \qquad f, g = \mathrm{sigmoid}(\mathrm{BN}(w_1 \mu + w_2 \sigma))
 
-    f and g are of each channel alone. It does not standardize: it stands behind a norm, and takes none of its weights.
+    f and g are of each channel alone; the authors' code has f only where it is asked for two. It does not standardize:
+    it stands behind a norm, and takes none of its weights.
 
     Attributes:
         attention_weight: w of f, then of g, (2, 2, C).
