@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional
 
 import mmnorm
+from mmnorm.registry import NAMES, NORMS
 from mmnorm.timing import geometric_mean, interleave
 
 OURS = {
@@ -32,7 +33,9 @@ OURS = {
 }
 PLAIN = [f'{name}-plain' for name in OURS]
 COMPILED = [f'{name}-compiled' for name in OURS]
-LAYERS = ['BN', 'GN', *OURS, *PLAIN, *COMPILED]
+# Asked for by name.
+BEYOND = [kind for kind in NORMS if kind not in OURS]
+LAYERS = ['BN', 'GN', *OURS, *BEYOND, *PLAIN, *COMPILED]
 # The goals of the project for float32 on a CPU.
 GOALS = {'SN': 0.60, 'EN': 0.70, 'ILM': 0.60}
 
@@ -118,7 +121,7 @@ def build(name: str, channels: int, device: torch.device, dtype: torch.dtype) ->
         return nn.GroupNorm(math.gcd(32, channels), channels, device=device, dtype=dtype)
     kind, _, variant = name.partition('-')
     if not variant:
-        return OURS[kind](channels, device=device)
+        return NAMES[kind](channels, device=device)
     plain = build_plain(name, channels, device)
     return torch.compile(plain, dynamic=False) if variant == 'compiled' else plain
 
@@ -146,7 +149,7 @@ def build_followed(name: str, then: str, channels: int, device: torch.device, dt
     module = build(name, channels, device, dtype)
     if then == 'nothing':
         return module
-    if name in OURS:
+    if name in NORMS:
         module.activation = 'relu'
         return module
     return (

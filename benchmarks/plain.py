@@ -25,7 +25,7 @@ def plain(layer: nn.Module, x: Tensor, **options) -> Tensor:
     """What ``layer`` makes of ``x``, without a trace in its running statistics.
 
     Args:
-        layer: SN, SSN, EN or ILM, in any variant.
+        layer: Any norm of the package, in any variant.
         x: Its input.
         **options: ``batch``, tensors over whose values BN's statistics are taken rather than over those of x.
     """
@@ -142,7 +142,105 @@ def instance_meta_norm(layer: nn.Module, x: Tensor) -> Tensor:
     return standard * (omega + channels(layer.weight, x)) + (beta + channels(layer.bias, x))
 
 
-FORMULAS = {'SN': switchable_norm, 'SSN': sparse_switchable_norm, 'EN': exemplar_norm, 'ILM': instance_meta_norm}
+def batch_norm(layer: nn.Module, x: Tensor, channels_of: slice = slice(None)) -> Tensor:
+    """BN without gamma and beta."""
+    mean, var = moments_of(x, 'BN', 0)
+    if not layer.training:
+        mean, var = (channels(t[channels_of], x) for t in (layer.running_mean, layer.running_var))
+    return (x - mean) / (var + layer.eps).sqrt()
+
+
+def affine(layer: nn.Module, y: Tensor) -> Tensor:
+    """Gamma and beta."""
+    return y * channels(layer.weight, y) + channels(layer.bias, y)
+
+
+def instance_batch_norm(layer: nn.Module, x: Tensor) -> Tensor:
+    """IBN-Net paper, Figure 2 (a): IN of the first channels, BN of the others."""
+    number = int(layer.ratio * layer.num_features)
+    mean, var = moments_of(x[:, :number], 'IN', 0)
+    instance = (x[:, :number] - mean) / (var + layer.eps).sqrt()
+    return affine(layer, torch.cat([instance, batch_norm(layer, x[:, number:], slice(number, None))], 1))
+
+
+def instance_enhancement(layer: nn.Module, x: Tensor) -> Tensor:
+    """IEBN paper: a gate from the mean of the input's plane."""
+    gate = torch.sigmoid(channels(layer.gate_weight, x) * plane_mean(x) + channels(layer.gate_bias, x))
+    return batch_norm(layer, x) * channels(layer.weight, x) * gate + channels(layer.bias, x)
+
+
+def representative_batch_norm(layer: nn.Module, x: Tensor) -> Tensor:
+    """RBN paper: centering calibration, BN, scaling calibration."""
+    y = batch_norm(layer, x + channels(layer.center_weight, x) * plane_mean(x))
+    gate = torch.sigmoid(channels(layer.gate_weight, x) * plane_mean(y) + channels(layer.gate_bias, x))
+    return affine(layer, y * gate)
+
+
+def batch_channel_norm(layer: nn.Module, x: Tensor) -> Tensor:
+    """BCN paper: BN, then GN with a gamma and beta of each group."""
+    y = affine(layer, batch_norm(layer, x))
+    mean, var = moments_of(y, 'GN', layer.num_groups)
+    size = layer.num_features // layer.num_groups
+    weight, bias = (channels(t.repeat_interleave(size), x) for t in (layer.group_weight, layer.group_bias))
+    return (y - mean) / (var + layer.eps).sqrt() * weight + bias
+
+
+def batch_renorm(layer: nn.Module, x: Tensor) -> Tensor:
+    """Batch Renormalization paper, Algorithm 1."""
+    y = batch_norm(layer, x)
+    if layer.training:
+        mean, var = moments_of(x.detach(), 'BN', 0)
+        sigma = (channels(layer.running_var, x) + layer.eps).sqrt()
+        r_max, d_max = layer.r_max.item(), layer.d_max.item()
+        r = ((var + layer.eps).sqrt() / sigma).clamp(1 / r_max, r_max)
+        y = y * r + ((mean - channels(layer.running_mean, x)) / sigma).clamp(-d_max, d_max)
+    return affine(layer, y)
+
+
+def filter_response_norm(layer: nn.Module, x: Tensor) -> Tensor:
+    """FRN paper, Eqn. 1 to 3 and, with TLU, 4."""
+    squares = x.square().mean(positions(x), keepdim=True) if positions(x) else x.square()
+    y = affine(layer, x / (squares + layer.eps + layer.learned_eps.to(x.dtype).abs()).sqrt())
+    return y if layer.tlu is None else torch.maximum(y, channels(layer.tlu.tau, y))
+
+
+def global_response_norm(layer: nn.Module, x: Tensor) -> Tensor:
+    """ConvNeXt V2 paper, Eqn. 1 to 3 and the residual."""
+    norm = x.square().sum(positions(x), keepdim=True).sqrt() if positions(x) else x.abs()
+    response = x * (norm / (norm.mean(1, keepdim=True) + layer.eps))
+    return channels(layer.gamma, x) * response + channels(layer.beta, x) + x
+
+
+def self_norm(layer: nn.Module, x: Tensor) -> Tensor:
+    """SelfNorm paper, Eqn. 4 and 5."""
+    mean, var = moments_of(x, 'IN', 0)
+    std, gates = (var + layer.eps).sqrt(), []
+    for part, weights in zip((slice(0, layer.num_features), slice(layer.num_features, None)), layer.attention_weight):
+        logits = channels(weights[0], x) * mean + channels(weights[1], x) * std
+        logits = batch_norm(layer, logits, part) * channels(layer.weight[part], x) + channels(layer.bias[part], x)
+        gates.append(torch.sigmoid(logits))
+    return gates[1] * std * ((x - mean) / std) + gates[0] * mean
+
+
+def plane_mean(x: Tensor) -> Tensor:
+    """Mean of each plane, broadcastable to x."""
+    return x.mean(positions(x), keepdim=True) if positions(x) else x
+
+
+FORMULAS = {
+    'SN': switchable_norm,
+    'SSN': sparse_switchable_norm,
+    'EN': exemplar_norm,
+    'ILM': instance_meta_norm,
+    'BCN': batch_channel_norm,
+    'BRN': batch_renorm,
+    'FRN': filter_response_norm,
+    'GRN': global_response_norm,
+    'IBN': instance_batch_norm,
+    'IEBN': instance_enhancement,
+    'RBN': representative_batch_norm,
+    'SelfNorm': self_norm,
+}
 
 
 def pool(layer: nn.Module, x: Tensor, batch: Sequence[Tensor] | None = None) -> list[tuple[Tensor, Tensor]]:

@@ -69,10 +69,7 @@ class LearnedSpec:
         try:
             cls(1, **self.options, device='meta')
         except TypeError as error:
-            parameters = inspect.signature(cls).parameters.values()
-            names = ', '.join(
-                p.name for p in parameters if p.name not in _FROM_THE_LAYER and p.kind is not p.VAR_KEYWORD
-            )
+            names = ', '.join(name for name in _arguments(cls) if name not in _FROM_THE_LAYER)
             raise ValueError(f'{self.options} does not fit {self.kind}, which takes {names}: {error}') from None
 
     def _class(self, rank: int) -> type[LearnedNorm]:
@@ -115,7 +112,7 @@ class LearnedSpec:
     def _make(self, site: Site, load_weights: bool) -> LearnedNorm:
         source, source_rank = site.module, sources.rank_of(site.module)
         cls = self._class(self.rank or source_rank or 2)
-        known = inspect.signature(cls).parameters
+        known = _arguments(cls)
         options = {name: value for name, value in sources.options_of(source).items() if name in known}
         if load_weights and cls.needs_affine:
             options['affine'] = True
@@ -127,6 +124,20 @@ class LearnedSpec:
             # The class is named after the usual rank; the input may be of any, as it was before.
             layer.rank = None
         return layer
+
+
+def _arguments(cls: Callable) -> list[str]:
+    """Names of the constructor's arguments; with those of its bases as far as it hands on what it does not know."""
+    names: dict[str, None] = {}
+    for definer in inspect.getmro(cls):  # type: ignore[arg-type]
+        if '__init__' not in vars(definer):
+            continue
+        parameters = list(inspect.signature(definer.__init__).parameters.values())[1:]  # type: ignore[misc]
+        names.update(dict.fromkeys(p.name for p in parameters if p.kind is not p.VAR_KEYWORD))
+        # What is called "unused" goes nowhere.
+        if not any(p.kind is p.VAR_KEYWORD and p.name != 'unused' for p in parameters):
+            break
+    return list(names)
 
 
 def _is_meta(layer: nn.Module) -> bool:

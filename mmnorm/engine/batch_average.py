@@ -30,7 +30,7 @@ class _WithStatistics(Protocol):
 
 
 class _Population:
-    """Mean and variance of every value that a layer was given, by channel, in float64.
+    """Mean and variance of every value that a layer was given, or makes its statistics of, by channel, in float64.
 
     Args:
         layer: The layer.
@@ -41,7 +41,7 @@ class _Population:
         device = layer.running_mean.device
         dtype = torch.float32 if device.type == 'mps' else torch.float64
         self.count = torch.zeros((), dtype=dtype, device=device)
-        self.mean = torch.zeros(layer.num_features, dtype=dtype, device=device)
+        self.mean = torch.zeros(layer.running_mean.numel(), dtype=dtype, device=device)
         self.squares = torch.zeros_like(self.mean)
         self.within = variance == 'average'
 
@@ -52,8 +52,10 @@ class _Population:
             return
         with torch.autocast(x.device.type, enabled=False):
             means, variances = ops.moments(x)
+            positions = x.shape[2:].numel()
+            if isinstance(layer, PooledNorm):
+                means, variances, positions = layer.tracked_moments(means, variances, positions)
         means, variances = means.to(self.mean), variances.to(self.mean)
-        positions = x.shape[2:].numel()
         mean = means.mean(0)
         squares = (variances + (means - mean).square()).sum(0) * positions
         self._merge(x.shape[0] * positions, mean, squares)

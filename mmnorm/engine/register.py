@@ -15,6 +15,7 @@ _NAMES = {
         'ImageAreasHook': '.image_areas_hook',
         'NormEvalHook': '.norm_eval_hook',
         'NormRatioHook': '.norm_ratio_hook',
+        'RenormHook': '.renorm_hook',
         'SparsityHook': '.sparsity_hook',
     },
     'DATA_SAMPLERS': {'ClassBalancedSampler': '.class_balanced_sampler'},

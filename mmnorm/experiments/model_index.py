@@ -5,15 +5,9 @@ from typing import Any
 
 import yaml
 
+from ..registry import NORMS
 from .catalogue import Catalogue, Experiment
 
-# Each norm's name, and where it was published.
-NORMS = {
-    'SN': ('Differentiable Learning-to-Normalize via Switchable Normalization', '1806.10779'),
-    'EN': ('Exemplar Normalization for Learning Deep Representation', '2003.08761'),
-    'SSN': ('SSN: Learning Sparse Switchable Normalization via SparsestMax', '1903.03793'),
-    'ILM': ('Instance-Level Meta Normalization', '1904.03516'),
-}
 _TASKS = {'deeplab': 'Semantic Segmentation', 'faster_rcnn': 'Object Detection', 'mask_rcnn': 'Instance Segmentation'}
 _DATA = {
     'ade20k': 'ADE20K',
@@ -38,11 +32,17 @@ def metafile(catalogue: Catalogue) -> str:
     content = {
         'Collections': [
             dict(Name=norm, Paper=dict(Title=title, URL=f'https://arxiv.org/abs/{number}'))
-            for norm, (title, number) in NORMS.items()
+            for norm, title, number in _papers(rows)
         ],
         'Models': [_model(catalogue, config, rows[config]) for config in sorted(rows)],
     }
     return _HEAD + yaml.safe_dump(content, sort_keys=False, width=120)
+
+
+def _papers(rows: dict[str, list[Experiment]]) -> list[tuple[str, str, str]]:
+    """Kind, title and number on arXiv of the norms that configs have."""
+    used = {row.norm for of_config in rows.values() for row in of_config}
+    return [(kind, *cls.paper) for kind, cls in NORMS.items() if kind in used and cls.paper is not None]
 
 
 def _model(catalogue: Catalogue, config: str, rows: list[Experiment]) -> dict[str, Any]:

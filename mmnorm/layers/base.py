@@ -61,6 +61,7 @@ class LearnedNorm(SiblingLoader):
 
     Attributes:
         kind: The name under which the class is registered, e.g. 'SN'.
+        paper: Title, and number on arXiv or where it was published; None if it is of no paper.
         rank: 1, 2 or 3, what the class is for; None where it takes input of any rank.
         own_parameters: Names of the parameters and buffers that plain norms have not.
         marker: Those by which a checkpoint of this norm is told; ``own_parameters`` unless it says less.
@@ -73,6 +74,7 @@ class LearnedNorm(SiblingLoader):
     """
 
     kind: ClassVar[str] = ''
+    paper: ClassVar[tuple[str, str] | None] = None
     rank: int | None = None
     own_parameters: ClassVar[tuple[str, ...]] = ()
     marker: ClassVar[tuple[str, ...]] = ()

@@ -71,6 +71,7 @@ class ExemplarNorm(PooledNorm):
         ValueError: If an argument is out of its range.
     """
 
+    paper = ('Exemplar Normalization for Learning Deep Representation', '2003.08761')
     own_parameters = ('conv_weight', 'fc1_weight', 'fc1_bias', 'fc2_weight', 'fc2_bias')
     # Some variants have no convolution.
     marker = own_parameters[1:]

@@ -64,6 +64,7 @@ class InstanceMetaNorm(LearnedNorm):
     """
 
     _abbr_ = 'gn'
+    paper = ('Instance-Level Meta Normalization', '1904.03516')
     own_parameters = ('encoder_weight', 'mean_decoder_weight', 'var_decoder_weight')
     learns = 'affine'
     # It predicts sigmoid(0) for gamma at first, and only B_omega makes that the 1 of a norm without gamma.

@@ -143,6 +143,10 @@ class PooledNorm(LearnedNorm):
             ops.update_running_stats(stats, batch_mean.detach()[0], batch_var.detach()[0], count)
         return ops.pool(mean, var, batch_mean[0], batch_var[0], **options)
 
+    def tracked_moments(self, mean: Tensor, var: Tensor, positions: int) -> tuple[Tensor, Tensor, int]:
+        """Of what the running statistics are, from the moments of the input: its own, unless a norm says otherwise."""
+        return mean, var, positions
+
     def _waits_for_others(self) -> bool:
         return (
             self.sync

@@ -48,6 +48,7 @@ class SparseSwitchableNorm(SwitchableNorm):
     """
 
     radius: Tensor
+    paper = ('SSN: Learning Sparse Switchable Normalization via SparsestMax', '1903.03793')
     own_parameters = (*SwitchableNorm.own_parameters, 'radius')
 
     def reset_parameters(self) -> None:

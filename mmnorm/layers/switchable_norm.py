@@ -55,6 +55,7 @@ class SwitchableNorm(PooledNorm):
         ValueError: If an argument is out of its range.
     """
 
+    paper = ('Differentiable Learning-to-Normalize via Switchable Normalization', '1806.10779')
     own_parameters: ClassVar[tuple[str, ...]] = ('mean_weight', 'var_weight')
     learns = 'weights'
 

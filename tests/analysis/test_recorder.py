@@ -202,7 +202,9 @@ def test_bounded_by_max_samples():
 
 
 def test_errors():
-    with pytest.raises(UsageError, match='ResNet has no EN, ILM, SN or SSN layer.*its norms are BatchNorm2d'):
+    with pytest.raises(
+        UsageError, match='ResNet has no EN, ILM, SN, SSN, IEBN, RBN or SelfNorm layer.*its norms are BatchNorm2d'
+    ):
         record(resnet18(), loader())
     with pytest.raises(UsageError, match=r'the loader \(list\) is empty'):
         record(network(mmnorm.ExemplarNorm2d), [])

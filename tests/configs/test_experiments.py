@@ -20,6 +20,8 @@ CONFIGS = sorted(path for folder in FOLDERS for path in (ROOT / 'configs' / fold
 
 NORMS = {
     'bn': 'BatchNorm2d',
+    'se_bn': 'BatchNorm2d',
+    'brn': 'BatchRenorm2d',
     'syncbn': 'SyncBatchNorm',
     'gn': 'GroupNorm',
     'ln': 'GroupNorm',
@@ -142,7 +144,7 @@ def test_imagenet(name, norm):
     assert cfg.model.head.cal_acc, 'training accuracy is logged'
     assert 'paramwise_cfg' not in cfg.optim_wrapper, 'decay on everything'
     assert not cfg.model.backbone.zero_init_residual
-    assert cfg.model.backbone.type == 'ResNet'
+    assert cfg.model.backbone.type == ('SEResNet' if norm == 'se_bn' else 'ResNet')
     assert cfg.train_dataloader.batch_size == {'ilm_gn': 64, 'en': 16}.get(norm, 32)
     # --auto-scale-lr: the rates that the authors name for (8, 32), (8, 4), (8, 1), and the ILM paper's.
     assert [rate(cfg, images) for images in (256, 32, 8, 64)] == pytest.approx([0.1, 0.0125, 0.003125, 0.025])

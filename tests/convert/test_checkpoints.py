@@ -216,7 +216,7 @@ def test_changed_since():
 @pytest.mark.parametrize(
     ('module', 'norm', 'message'),
     [
-        (nn.BatchNorm2d(8), 'BN', 'no EN, ILM, SN or SSN'),
+        (nn.BatchNorm2d(8), 'BN', 'no EN, ILM, SN, SSN, '),
         (mmnorm.InstanceMetaNorm2d(8), 'BN', 'no running statistics'),
         (mmnorm.SwitchableNorm2d(8, normalizers=('IN', 'LN')), 'BN', 'no running statistics'),
         (mmnorm.SwitchableNorm2d(8), 'EN', 'norm must be one of'),

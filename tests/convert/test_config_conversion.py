@@ -348,8 +348,9 @@ def test_frozen_stages(norm):
         for key, value in module.state_dict().items():
             assert torch.equal(value, before[name][key]), (name, key)
     others = [m for n, m in norms_of(model).items() if n not in frozen]
-    assert all(m.training and m.weight.grad is not None for m in others)
-    if norm != 'ILM':
+    assert all(m.training for m in others)
+    assert all(p.grad is not None for m in others for p in m.parameters() if p.requires_grad)
+    if hasattr(others[0], 'num_batches_tracked'):
         assert all(m.num_batches_tracked == 2 for m in others)
 
 

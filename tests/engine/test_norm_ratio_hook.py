@@ -120,8 +120,10 @@ def test_others_run_the_model_in_between(tmp_path):
 
 def test_a_model_without_learned_norms(tmp_path, caplog):
     train(tmp_path, [dict(type='NormRatioHook')], Model(norms=False), iterations=1)
-    assert 'no EN, ILM, SN or SSN layer' in next(tmp_path.glob('*/*.log')).read_text()
-    with pytest.raises(UsageError, match="no.* curves of EN, ILM, SN or SSN.*type='NormRatioHook'"):
+    assert 'no EN, ILM, SN, SSN, IEBN, RBN or SelfNorm layer' in next(tmp_path.glob('*/*.log')).read_text()
+    with pytest.raises(
+        UsageError, match="no.* curves of EN, ILM, SN, SSN, IEBN, RBN or SelfNorm.*type='NormRatioHook'"
+    ):
         read_history(tmp_path)
     with pytest.raises(UsageError, match='no vis_data/scalars.json in'):
         read_history(tmp_path / 'nothing')

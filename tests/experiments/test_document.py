@@ -7,7 +7,7 @@ import modelindex
 
 from mmnorm.experiments.catalogue import catalogue
 from mmnorm.experiments.document import describe, document
-from mmnorm.experiments.model_index import NORMS, metafile
+from mmnorm.experiments.model_index import metafile
 from mmnorm.registry import NORMS as REGISTERED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ def test_the_index_is_in_step_and_valid(capsys):
     assert capsys.readouterr().out.strip() == 'All good!'
     configs = {path.relative_to(ROOT).as_posix() for path in (ROOT / 'configs').rglob('*.py')}
     assert {model.config for model in index.models} == {name for name in configs if '/_base_/' not in name}
-    assert {collection.name for collection in index.collections} == set(NORMS) == set(REGISTERED)
+    assert {collection.name for collection in index.collections} == {'SN', 'SSN', 'EN', 'ILM', 'BRN'} <= set(REGISTERED)
 
 
 def test_results_of_the_index_are_those_of_the_config_as_it_stands():

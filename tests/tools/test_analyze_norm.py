@@ -197,7 +197,7 @@ def test_what_is_wrong(work, recorded, refuse, tmp_path):
 
     checkpoint = work / 'en/iter_4.pth'
     message = refused('weights', work / 'bn/iter_2.pth')
-    assert 'no EN, ILM, SN or SSN layer to look at; its norms are BatchNorm2d' in message
+    assert 'no EN, ILM, SN, SSN, IEBN, RBN or SelfNorm layer to look at; its norms are BatchNorm2d' in message
     assert '--num-layers: expected at least 1, got 0' in refused('dynamics', work / 'en', '--num-layers', 0)
     assert 'the data set has no sample of class cat; its' in refused('tsne', checkpoint, '--classes', 'cat')
     message = refused('weights', work / 'bn/iter_2.pth', '--config', work / 'resnet18_en.py')

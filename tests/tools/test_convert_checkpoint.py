@@ -178,7 +178,7 @@ def test_broken_source(make, message, tmp_path, convert):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (['--to', 'BN'], 'no EN, ILM, SN or SSN'),
+        (['--to', 'BN'], 'no EN, ILM, SN, SSN, '),
         (['--restore'], 'does not keep the learned norms'),
     ],
 )
