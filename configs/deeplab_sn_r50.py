@@ -5,14 +5,12 @@ _base_ = './_base_/deeplab_r50_ade20k.py'
 # norm), OpenMMLab's weights (a name with ://), or nothing (None).
 pretrained = 'torchvision://resnet50'
 init_cfg = pretrained and dict(
-    type='Pretrained', checkpoint=pretrained, prefix=None if '://' in pretrained else 'backbone.'
-)
+    type='Pretrained', checkpoint=pretrained, prefix=None if '://' in pretrained else 'backbone.')
 
 norm_cfg = dict(type='SN', requires_grad=True)
 model = dict(
     backbone=dict(norm_cfg=norm_cfg, init_cfg=init_cfg),
     decode_head=dict(norm_cfg=norm_cfg),
-    auxiliary_head=dict(norm_cfg=norm_cfg),
-)
+    auxiliary_head=dict(norm_cfg=norm_cfg))
 # SN's inference: BN statistics by batch average (SN, arXiv v1, Section 2.1), before every evaluation and checkpoint.
 custom_hooks = [dict(type='BatchAverageHook')]

@@ -6,8 +6,7 @@ _base_ = './_base_/mask_rcnn_r50_fpn_coco.py'
 # norm), OpenMMLab's weights (a name with ://), or nothing (None).
 pretrained = 'open-mmlab://detectron/resnet50_gn'
 init_cfg = pretrained and dict(
-    type='Pretrained', checkpoint=pretrained, prefix=None if '://' in pretrained else 'backbone.'
-)
+    type='Pretrained', checkpoint=pretrained, prefix=None if '://' in pretrained else 'backbone.')
 # Those weights expect BGR input without division; change data_preprocessor with them.
 
 norm_cfg = dict(type='GN', num_groups=32, requires_grad=True)
@@ -17,9 +16,7 @@ model = dict(
     neck=dict(norm_cfg=norm_cfg),
     roi_head=dict(
         bbox_head=dict(norm_cfg=dict(type='ILM', base='GN', num_groups=32, init='normal', requires_grad=True)),
-        mask_head=dict(norm_cfg=norm_cfg),
-    ),
-)
+        mask_head=dict(norm_cfg=norm_cfg)))
 
 train_cfg = dict(max_epochs=12)
 param_scheduler = [

@@ -7,6 +7,8 @@ data_root = 'data/cifar10_images'
 data_preprocessor = dict(to_rgb=True)
 load = dict(type='LoadImageFromFile')
 dataset = dict(_delete_=True, type='CustomDataset', data_root=data_root)
-train_dataloader = dict(dataset=dict(data_prefix='train', pipeline=[load, *_base_.train_pipeline], **dataset))
-val_dataloader = dict(dataset=dict(data_prefix='test', pipeline=[load, *_base_.test_pipeline], **dataset))
+train_dataloader = dict(
+    dataset=dict(data_prefix='train', pipeline=[load, *_base_.train_pipeline], **dataset))
+val_dataloader = dict(
+    dataset=dict(data_prefix='test', pipeline=[load, *_base_.test_pipeline], **dataset))
 test_dataloader = val_dataloader

@@ -4,8 +4,9 @@ _base_ = ['./deeplab_r50.py', 'mmseg::_base_/datasets/ade20k.py']
 
 crop_size = (450, 450)
 model = dict(
-    data_preprocessor=dict(size=crop_size), decode_head=dict(num_classes=150), auxiliary_head=dict(num_classes=150)
-)
+    data_preprocessor=dict(size=crop_size),
+    decode_head=dict(num_classes=150),
+    auxiliary_head=dict(num_classes=150))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -31,8 +32,7 @@ tta_pipeline = [
             [dict(type='RandomFlip', prob=p, direction='horizontal') for p in (0.0, 1.0)],
             [dict(type='LoadAnnotations', reduce_zero_label=True)],
             [dict(type='PackSegInputs')],
-        ],
-    ),
+        ]),
 ]
 train_dataloader = dict(batch_size=2, num_workers=2, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(num_workers=2, dataset=dict(pipeline=test_pipeline))

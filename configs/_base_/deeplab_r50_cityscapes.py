@@ -4,8 +4,9 @@ _base_ = ['./deeplab_r50.py', 'mmseg::_base_/datasets/cityscapes.py']
 
 crop_size = (713, 713)
 model = dict(
-    data_preprocessor=dict(size=crop_size), decode_head=dict(num_classes=19), auxiliary_head=dict(num_classes=19)
-)
+    data_preprocessor=dict(size=crop_size),
+    decode_head=dict(num_classes=19),
+    auxiliary_head=dict(num_classes=19))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -25,8 +26,7 @@ tta_pipeline = [
             [dict(type='RandomFlip', prob=p, direction='horizontal') for p in (0.0, 1.0)],
             [dict(type='LoadAnnotations')],
             [dict(type='PackSegInputs')],
-        ],
-    ),
+        ]),
 ]
 train_dataloader = dict(batch_size=2, num_workers=2, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(num_workers=2)

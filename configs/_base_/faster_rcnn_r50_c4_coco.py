@@ -10,8 +10,7 @@ model = dict(
     data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
     backbone=dict(style='pytorch', frozen_stages=-1, norm_eval=False),
     roi_head=dict(shared_head=dict(style='pytorch', norm_eval=False)),
-    train_cfg=dict(rcnn=dict(sampler=dict(num=256))),
-)
+    train_cfg=dict(rcnn=dict(sampler=dict(num=256))))
 
 # The long side is not stated.
 resize = dict(type='Resize', scale=(1000, 600), keep_ratio=True)
@@ -40,10 +39,10 @@ param_scheduler = [
     dict(type='MultiStepLR', by_epoch=False, begin=0, end=max_iters, milestones=[80_000], gamma=0.1),
 ]
 optim_wrapper = dict(
-    optimizer=dict(lr=0.01), constructor='LearnedNormOptimWrapperConstructor', paramwise_cfg=dict(norm_decay_mult=0)
-)
+    optimizer=dict(lr=0.01),
+    constructor='LearnedNormOptimWrapperConstructor',
+    paramwise_cfg=dict(norm_decay_mult=0))
 auto_scale_lr = dict(base_batch_size=12)
 default_hooks = dict(
-    logger=dict(log_metric_by_epoch=False), checkpoint=dict(by_epoch=False, interval=10_000, max_keep_ckpts=2)
-)
+    logger=dict(log_metric_by_epoch=False), checkpoint=dict(by_epoch=False, interval=10_000, max_keep_ckpts=2))
 log_processor = dict(by_epoch=False)

@@ -8,7 +8,7 @@ model = dict(
     # These norms do not depend on the batch, so nothing has to be frozen.
     backbone=dict(frozen_stages=-1, norm_eval=False),
     roi_head=dict(bbox_head=dict(type='Shared4Conv1FCBBoxHead', conv_out_channels=256)),
-    train_cfg=dict(rpn_proposal=dict(max_per_img=2000)),
-)
+    train_cfg=dict(rpn_proposal=dict(max_per_img=2000)))
 
-optim_wrapper = dict(constructor='LearnedNormOptimWrapperConstructor', paramwise_cfg=dict(norm_decay_mult=0))
+optim_wrapper = dict(
+    constructor='LearnedNormOptimWrapperConstructor', paramwise_cfg=dict(norm_decay_mult=0))

@@ -7,8 +7,8 @@ model = dict(
     type='ImageClassifier',
     backbone=dict(type='ThinResNetCIFAR', depth=20),
     neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=10, in_channels=64, loss=dict(type='CrossEntropyLoss'), cal_acc=True),
-)
+    head=dict(
+        type='LinearClsHead', num_classes=10, in_channels=64, loss=dict(type='CrossEntropyLoss'), cal_acc=True))
 
 # Momentum and decay are not stated; they are the ResNet paper's.
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4))

@@ -12,37 +12,20 @@ train_dataloader = dict(
         type='ConcatDataset',
         datasets=[
             dict(
-                type='CustomDataset',
-                data_root=data_root,
-                ann_file=f'info/train_filelist_{source}.txt',
-                pipeline=_base_.train_pipeline,
-            )
-            for source in ('google', 'flickr')
-        ],
-    ),
-)
+                type='CustomDataset', data_root=data_root, ann_file=f'info/train_filelist_{source}.txt',
+                pipeline=_base_.train_pipeline) for source in ('google', 'flickr')
+        ]))
 val_dataloader = dict(
     dataset=dict(
-        _delete_=True,
-        type='CustomDataset',
-        data_root=data_root,
-        ann_file='info/val_filelist.txt',
-        data_prefix='val_images_256',
-        pipeline=_base_.test_pipeline,
-    )
-)
+        _delete_=True, type='CustomDataset', data_root=data_root, ann_file='info/val_filelist.txt',
+        data_prefix='val_images_256', pipeline=_base_.test_pipeline))
 test_dataloader = val_dataloader
 
 max_iters = 750_000
 train_cfg = dict(_delete_=True, by_epoch=False, max_iters=max_iters, val_interval=10_000)
 param_scheduler = dict(
-    _delete_=True,
-    type='MultiStepLR',
-    by_epoch=False,
-    milestones=[300_000, 500_000, 600_000, 650_000, 700_000],
-    gamma=0.1,
-)
+    _delete_=True, type='MultiStepLR', by_epoch=False, milestones=[300_000, 500_000, 600_000, 650_000, 700_000],
+    gamma=0.1)
 default_hooks = dict(
-    logger=dict(log_metric_by_epoch=False), checkpoint=dict(by_epoch=False, interval=10_000, max_keep_ckpts=2)
-)
+    logger=dict(log_metric_by_epoch=False), checkpoint=dict(by_epoch=False, interval=10_000, max_keep_ckpts=2))
 log_processor = dict(by_epoch=False)

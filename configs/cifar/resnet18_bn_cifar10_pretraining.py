@@ -7,16 +7,9 @@ scale = (64, 64)
 data_preprocessor = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 model = dict(
     backbone=dict(
-        _delete_=True,
-        type='ResNet',
-        depth=18,
-        num_stages=4,
-        out_indices=(3,),
-        style='pytorch',
-        norm_cfg=dict(type='BN', requires_grad=True),
-    ),
-    head=dict(in_channels=512),
-)
+        _delete_=True, type='ResNet', depth=18, num_stages=4, out_indices=(3,), style='pytorch',
+        norm_cfg=dict(type='BN', requires_grad=True)),
+    head=dict(in_channels=512))
 load, flip, pack = _base_.train_pipeline
 resize = dict(type='Resize', scale=scale)
 train_pipeline = [load, resize, flip, pack]

@@ -16,8 +16,8 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=max_iters),
 ]
 default_hooks = dict(
-    logger=dict(interval=100, log_metric_by_epoch=False), checkpoint=dict(by_epoch=False, interval=max_iters)
-)
+    logger=dict(interval=100, log_metric_by_epoch=False),
+    checkpoint=dict(by_epoch=False, interval=max_iters))
 custom_hooks = [dict(type='NormRatioHook', interval=100)]
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)

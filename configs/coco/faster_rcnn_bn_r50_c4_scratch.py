@@ -1,4 +1,6 @@
 # Faster R-CNN, ResNet-50, C4, COCO: BN, in all five stages, from scratch, by the same schedule.
 _base_ = './faster_rcnn_bn_r50_c4.py'
 
-model = dict(backbone=dict(init_cfg=None, zero_init_residual=False), roi_head=dict(shared_head=dict(init_cfg=None)))
+model = dict(
+    backbone=dict(init_cfg=None, zero_init_residual=False),
+    roi_head=dict(shared_head=dict(init_cfg=None)))

@@ -5,5 +5,4 @@ model = dict(
     # There are no weights that expect something else.
     data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
     backbone=dict(init_cfg=None, zero_init_residual=False),
-    roi_head=dict(shared_head=dict(init_cfg=None)),
-)
+    roi_head=dict(shared_head=dict(init_cfg=None)))

@@ -5,14 +5,13 @@ _base_ = '../_base_/mask_rcnn_r50_fpn_coco.py'
 # BN), OpenMMLab's weights (a name with ://), or nothing (None).
 pretrained = 'torchvision://resnet50'
 init_cfg = pretrained and dict(
-    type='Pretrained', checkpoint=pretrained, prefix=None if '://' in pretrained else 'backbone.'
-)
+    type='Pretrained', checkpoint=pretrained, prefix=None if '://' in pretrained else 'backbone.')
 
 norm_cfg = dict(type='SN', requires_grad=True)
 model = dict(
-    backbone=dict(frozen_stages=1, norm_eval=True, norm_cfg=dict(type='BN', requires_grad=False), init_cfg=init_cfg),
+    backbone=dict(
+        frozen_stages=1, norm_eval=True, norm_cfg=dict(type='BN', requires_grad=False), init_cfg=init_cfg),
     neck=dict(norm_cfg=norm_cfg),
-    roi_head=dict(bbox_head=dict(norm_cfg=norm_cfg), mask_head=dict(norm_cfg=norm_cfg)),
-)
+    roi_head=dict(bbox_head=dict(norm_cfg=norm_cfg), mask_head=dict(norm_cfg=norm_cfg)))
 # SN's inference: BN statistics by batch average (SN, arXiv v1, Section 2.1), before every evaluation and checkpoint.
 custom_hooks = [dict(type='BatchAverageHook')]

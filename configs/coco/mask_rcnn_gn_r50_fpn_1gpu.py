@@ -14,6 +14,5 @@ param_scheduler = [
 ]
 auto_scale_lr = dict(base_batch_size=2)
 default_hooks = dict(
-    logger=dict(log_metric_by_epoch=False), checkpoint=dict(by_epoch=False, interval=10_000, max_keep_ckpts=2)
-)
+    logger=dict(log_metric_by_epoch=False), checkpoint=dict(by_epoch=False, interval=10_000, max_keep_ckpts=2))
 log_processor = dict(by_epoch=False)

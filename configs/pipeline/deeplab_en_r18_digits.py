@@ -5,10 +5,9 @@ _base_ = '../demo/deeplab_en_r18_digits.py'
 pretrained = 'work_dirs/pipeline/classification/iter_500.pth'
 model = dict(
     backbone=dict(
-        stem_channels=32, base_channels=32, init_cfg=dict(type='Pretrained', checkpoint=pretrained, prefix='backbone.')
-    ),
-    decode_head=dict(in_channels=[32, 64, 128, 256], channels=480),
-)
+        stem_channels=32, base_channels=32,
+        init_cfg=dict(type='Pretrained', checkpoint=pretrained, prefix='backbone.')),
+    decode_head=dict(in_channels=[32, 64, 128, 256], channels=480))
 
 val_dataloader = dict(batch_size=16)
 max_iters = 160

@@ -8,8 +8,7 @@ model = dict(
     data_preprocessor=dict(size=crop_size),
     backbone=dict(depth=18, strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2)),
     decode_head=dict(in_channels=512, channels=128, dilations=(1, 3, 6, 9)),
-    auxiliary_head=dict(in_channels=256, channels=64),
-)
+    auxiliary_head=dict(in_channels=256, channels=64))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -34,8 +33,6 @@ max_iters = 1600
 optim_wrapper = dict(optimizer=dict(lr=0.01))
 train_cfg = dict(max_iters=max_iters, val_interval=400)
 param_scheduler = [dict(type='PolyLR', power=0.9, eta_min=0, begin=0, end=max_iters, by_epoch=False)]
-default_hooks = dict(
-    logger=dict(interval=50), checkpoint=dict(interval=max_iters // 4, max_keep_ckpts=4, save_best=None)
-)
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=max_iters // 4, max_keep_ckpts=4, save_best=None))
 custom_hooks = [dict(type='NormRatioHook', interval=50), dict(type='ImageAreasHook')]
 randomness = dict(seed=0)

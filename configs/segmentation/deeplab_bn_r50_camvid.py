@@ -6,8 +6,7 @@ model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     backbone=dict(norm_cfg=norm_cfg),
     decode_head=dict(norm_cfg=norm_cfg, num_classes=11),
-    auxiliary_head=dict(norm_cfg=norm_cfg, num_classes=11),
-)
+    auxiliary_head=dict(norm_cfg=norm_cfg, num_classes=11))
 
 max_iters = 11000
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=1000)
