@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from ..analysis import save_record
+from ..analysis.html_page import check_page_name
 from ..analysis.inputs import Sources, add_arguments
 from ..analysis.record_file import Record, check_record_name
 from ..cli.jobs import job_adder
@@ -171,8 +172,7 @@ def report(args: argparse.Namespace) -> None:
     from ..analysis.history import read_history, scalar_files
     from ..analysis.html_report import write_report
 
-    if Path(args.out).suffix != '.html' or not Path(args.out).absolute().parent.is_dir():
-        raise UsageError(f'--out: expected the name of an .html file in an existing folder, got {args.out}')
+    check_page_name(args.out)
     run = args.run or args.sources[-1]
     folder = Path(run) if Path(run).is_dir() else Path(run).absolute().parent
     history = None
