@@ -33,6 +33,8 @@ class Wiring:
 
     def __init__(self, model: nn.Module) -> None:
         self.places: dict[str, Place] = {}
+        # Until it is closed.
+        self.is_open = True
         self._made_by: dict[int, tuple[weakref.ref, str, str]] = {}
         self._names = {module: name for name, module in model.named_modules()}
         self._hooks = [
@@ -51,6 +53,7 @@ class Wiring:
 
     def close(self) -> None:
         """Stop watching the convolutions."""
+        self.is_open = False
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._made_by = [], {}

@@ -14,6 +14,7 @@ from ..cli.jobs import job_adder
 from ..cli.processes import add_gpus_argument, run_on_gpus
 from ..errors import UsageError
 from ..files import read_weights
+from .doctor import add_doctor_arguments, doctor
 
 # For a figure, that many samples do.
 FEW = 1000
@@ -73,6 +74,8 @@ def parse_args() -> argparse.Namespace:
     command.add_argument(
         '--run', metavar='DIR', help='work dir with what NormRatioHook logged (default: beside SOURCE)'
     )
+    text = 'what is wrong with the norms of a network in training, why, and what to write; a page with --out'
+    add_doctor_arguments(add_job('doctor', doctor, text))
     return parser.parse_args()
 
 
@@ -189,6 +192,9 @@ def report(args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
+    if args.job is doctor:
+        args.job(args)
+        return
     if args.launcher != 'none' and args.command != 'record':
         raise UsageError(f'--launcher is for the command record; then draw {args.command} from its file')
     if args.job in (record, report):
