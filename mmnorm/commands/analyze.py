@@ -1,20 +1,29 @@
 """See what SN, EN and ILM have learned: record a checkpoint over its data, and draw the papers' figures.
 
-A SOURCE is a checkpoint (run over the data of its config) or a file that `record` has written.
+A SOURCE is a checkpoint (run over the data of its config) or a file that `record` has written. `doctor` looks for what is
+wrong with the norms of a network in training, of any kind.
 """
 
 import argparse
+import sys
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..analysis import save_record
+from ..analysis.doctor.arguments import add_arguments as add_doctor_arguments
+from ..analysis.doctor.arguments import check_arguments
 from ..analysis.html_page import check_page_name
 from ..analysis.inputs import Sources, add_arguments
 from ..analysis.record_file import Record, check_record_name
+from ..cli import launch
 from ..cli.jobs import job_adder
 from ..cli.processes import add_gpus_argument, run_on_gpus
 from ..errors import UsageError
 from ..files import read_weights
-from .doctor import add_doctor_arguments, doctor
+
+if TYPE_CHECKING:
+    from ..analysis.doctor.patient import Patient
 
 # For a figure, that many samples do.
 FEW = 1000
@@ -188,6 +197,43 @@ def report(args: argparse.Namespace) -> None:
     for reason in write_report(Sources(args).open_all(args.sources), args.out, history):
         print(f'left out: {reason}')
     print(f'wrote {args.out}')
+
+
+def doctor(args: argparse.Namespace) -> None:
+    from ..analysis.doctor.patient import examine, open_patient
+    from ..analysis.doctor.report import as_text, write_diagnosis
+    from ..analysis.doctor.statistics import check_cost
+
+    check_arguments(args)
+    patient = open_patient(args)
+    if args.evaluate is not None and patient.checkpoint is None:
+        raise UsageError('--evaluate: expected a checkpoint to test')
+    diagnosis = examine(patient, args)
+    if args.evaluate is not None:
+        own, anew = evaluate(patient, args.evaluate)
+        diagnosis.findings += check_cost(own, anew, args.evaluate, diagnosis.case.remedies)
+        measured = ', '.join(f'{name} {own[name]:.4g} and {anew[name]:.4g}' for name in own if name[-4:] != 'time')
+        diagnosis.notes.append(f'tested with its statistics, and with those of {args.evaluate} batches: {measured}')
+    print(as_text(diagnosis))
+    if args.out:
+        write_diagnosis(diagnosis, args.out)
+        print(f'wrote {args.out}')
+    if args.strict and diagnosis.findings:
+        sys.exit(1)
+
+
+def evaluate(patient: 'Patient', batches: int) -> list[dict[str, float]]:
+    """The metrics of a checkpoint with its running statistics, and with those of training batches."""
+    from ..analysis.doctor.patient import run_config
+    from ..experiments.statistics import compare_statistics
+
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = run_config(patient, folder)
+        runner = launch.build_runner(cfg)
+        loader = runner.train_dataloader
+        images = batches * (loader.batch_size or loader.batch_sampler.batch_size)
+        tests = compare_statistics(runner, [str(patient.checkpoint)], [images], ('total',))
+    return [test.metrics for test in tests]
 
 
 def main() -> None:

@@ -42,8 +42,8 @@ def compare_statistics(
         variances: Which variances, as of :func:`mmnorm.update_bn_stats`.
 
     Returns:
-        For each checkpoint a test with its own statistics, and one with each number and variance: that of all values, and
-        the average of the batches'.
+        For each checkpoint a test with its own statistics, and one with each number and each variance: that of all
+        values, and the average of the batches'.
 
     Raises:
         UsageError: If the network has no BN statistics to take anew.

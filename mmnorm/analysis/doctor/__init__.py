@@ -1,4 +1,4 @@
-"""Looks at the norms of a network and says what is wrong with them, why, and what to write: ``mmnorm analyze doctor``."""
+"""Looks at the norms of a network: what is wrong with them, why, and what to write (``mmnorm analyze doctor``)."""
 
 from .case import Case, Norm
 from .diagnose import Diagnosis, diagnose

@@ -29,15 +29,14 @@ def check_decay(case: Case) -> Iterator[Finding]:
         if case.iterations is not None and strongest * case.iterations < PULL:
             continue
         runs = f', {strongest * case.iterations:.2f} in {case.iterations} iterations' if case.iterations else ''
-        towards = 'its base' if all(case.norms[n].learned.learns == 'affine' for n in layers) else 'uniform ratios'
+        towards = 'its base' if kind == 'ILM' else 'uniform ratios'
         yield Finding(
             check='decay',
             title=f'{kind}: weight decay draws {count_of(len(layers))} towards {towards}',
             layers=list(layers),
             found=f'Rate times decay is {strongest:.1e} a step{runs} at a constant rate: the share that is lost.',
-            why='Decay is for weights that a norm rescales. What decides the ratios is not rescaled by anything, so they '
-            'are drawn back all the time. What it costs has not been measured yet '
-            '(batch_2_no_ratio_decay is planned).',
+            why='Decay is for weights that a norm rescales. What decides the ratios is rescaled by nothing, so they '
+            'are drawn back all the time. What it costs has not been measured yet (batch_2_no_ratio_decay is planned).',
             remedies=[
                 case.remedies.options(
                     optim_wrapper__constructor='LearnedNormOptimWrapperConstructor',

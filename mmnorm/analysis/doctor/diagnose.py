@@ -13,7 +13,7 @@ from ...layers.norm_eval import apply_norm_eval
 from .batch_weight import check_batch_weight
 from .case import Case, Norm
 from .decay import check_decay
-from .findings import Finding
+from .findings import Finding, name_some
 from .gradients import check_gradients
 from .leftovers import check_leftovers
 from .modes import check_modes
@@ -131,5 +131,6 @@ def diagnose(
             module.training = training
             if switch is not None:
                 module.norm_eval = switch
-    notes = [f'no data reached {name}' for name, norm in norms.items() if not norm.calls]
+    unreached = [name for name, norm in norms.items() if not norm.calls]
+    notes = [f'no data reached {name_some(unreached)}'] if unreached else []
     return Diagnosis(title or type(model).__name__, case, findings, notes)

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from .case import Case, Norm
 from .findings import Finding, count_of, name_some
@@ -64,7 +65,7 @@ def _reasons(case: Case, norm: Norm) -> Iterator[tuple[str, str]]:
 def _learns_otherwise(norm: Norm) -> bool:
     """Whether gamma is there, and learns: else no gradient comes as far as this layer, or leaves it at the ratios."""
     gamma = norm.module.weight
-    if gamma is None:
+    if not isinstance(gamma, Tensor):
         return True
     return bool(torch.any(gamma)) and bool(norm.gradients.get('weight')) or not gamma.requires_grad
 

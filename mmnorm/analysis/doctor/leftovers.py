@@ -56,8 +56,8 @@ def _left(case: Case, norms: list[Norm]) -> Finding:
         title=f'{count_of(len(names), norms[0].kind + " layer")} left beside {count_of(len(kinds), kind + " layer")}',
         layers=names,
         found=seen,
-        why=f'They train by statistics of the batch, as if there were no {kind}: a norm_cfg that reaches one part of the '
-        'network, a layer that names BN itself, or one that could not be replaced.',
+        why=f'They train by statistics of the batch, as if there were no {kind}: a norm_cfg that reaches one part of '
+        'the network, a layer that names BN itself, or one that could not be replaced.',
         remedies=[f'--norm {kind}', f"mmnorm.convert_norm(model, '{kind}')"],
         link='docs/converting.md',
     )

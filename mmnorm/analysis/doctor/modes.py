@@ -33,8 +33,8 @@ def _unset(case: Case) -> Iterator[Finding]:
             title=f'{count_of(len(names))} in eval mode whose running statistics were never set',
             layers=names,
             found=name_some(names) + ': mean 0 and variance 1, in a part that learns.',
-            why='BN normalizes by 0 and 1, that is by nothing, in training too. norm_eval and frozen BN are for weights '
-            'that have statistics: a checkpoint to start from.',
+            why='BN normalizes by 0 and 1, that is by nothing, in training too. norm_eval and frozen BN are for '
+            'weights that have statistics: a checkpoint to start from.',
             remedies=[*unfreeze(case, names), '--cfg-options load_from=CHECKPOINT'],
             link=_LINK,
         )
@@ -88,4 +88,4 @@ def _moving(case: Case) -> Iterator[Finding]:
 
 def _is_moving(norm: Norm) -> bool:
     tracks = getattr(norm.module, 'running_mean', None) is not None and norm.module.track_running_stats
-    return tracks and norm.training and not any(p.requires_grad for p in norm.module.parameters())
+    return bool(tracks) and norm.training and not any(p.requires_grad for p in norm.module.parameters())

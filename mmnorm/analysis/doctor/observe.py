@@ -1,4 +1,4 @@
-"""What each norm does while training batches run: sizes, ratios, values, gradients. The network is as before afterwards."""
+"""What each norm does while training batches run: sizes, ratios, values, gradients. The network stays as it is."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -60,7 +60,8 @@ def observe(
         stack.callback(wiring.close)
         for norm in norms.values():
             watch = partial(_watch, norm, wiring, populations, model)
-            stack.callback(norm.module.register_forward_pre_hook(watch, with_kwargs=True).remove)
+            hook = norm.module.register_forward_pre_hook(watch, with_kwargs=True)
+            stack.callback(hook.remove)
         with torch.enable_grad():
             output = _run(run, model, first, norms, populations, wiring)
             loss = _loss(model, output)
@@ -131,7 +132,8 @@ def _run(run: Callable, model, batch, norms: dict[str, Norm], populations: dict,
 def _loss(model: nn.Module, output: Any) -> Tensor | None:
     """What to go backward from: the losses of an mmengine model, else all values that differ, at random weights."""
     if isinstance(output, Mapping) and hasattr(model, 'parse_losses') and any('loss' in key for key in output):
-        return model.parse_losses(output)[0]
+        parse_losses: Any = model.parse_losses
+        return parse_losses(output)[0]
     tensors = [t for t in tensors_in(output) if t.requires_grad and t.is_floating_point()]
     if not tensors:
         return None

@@ -84,8 +84,8 @@ def check_saturated(case: Case) -> Iterator[Finding]:
             layers=list(layers),
             found=name_some(f'{name} ({share:.4f} or more)' for name, share in layers.items())
             + (f'; init_ratios are {norms[0].module.init_ratios}' if begun_there else ''),
-            why='The gradient of a softmax is in proportion to p (1 - p), so these ratios hardly move any more, and the '
-            'other normalizers cost time for nothing. If it is to be so, a pool of one is the same function; if '
+            why='The gradient of a softmax is in proportion to p (1 - p), so these ratios hardly move any more, and '
+            'the other normalizers cost time for nothing. If it is to be so, a pool of one is the same function; if '
             'not, start less one-sided.',
             remedies=remedies[::-1] if begun_there else remedies,
             link='docs/layers.md#common-arguments-of-sn-ssn-and-en',

@@ -76,9 +76,9 @@ def _table(case: Case) -> str:
         cells += ['train' if norm.training else 'eval', _ratios(norm), *far]
         rows.append('<tr>' + ''.join(f'<td>{escape(str(cell))}</td>' for cell in cells) + '</tr>')
     return (
-        f'<h2>Norms</h2><p class="note">Images and positions: of the smallest call in a training batch. Ratios: average '
-        f'over samples (SN: over mean and variance). Off: running statistics against those of the data, the median '
-        f'channel, in standard deviations and as a factor.</p><table><tr>{head}</tr>{"".join(rows)}</table>'
+        f'<h2>Norms</h2><p class="note">Images and positions: of the smallest call in a training batch. Ratios: '
+        f'average over samples (SN: over mean and variance). Off: running statistics '
+        f'against those of the data, the median channel, in standard deviations and as a factor.</p><table><tr>{head}</tr>{"".join(rows)}</table>'
     )
 
 
