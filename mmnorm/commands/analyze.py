@@ -1,7 +1,7 @@
 """See what SN, EN and ILM have learned: record a checkpoint over its data, and draw the papers' figures.
 
-A SOURCE is a checkpoint (run over the data of its config) or a file that `record` has written. `doctor` looks for what is
-wrong with the norms of a network in training, of any kind.
+A SOURCE is a checkpoint (run over the data of its config) or a file that `record` has written. `doctor` looks for what
+is wrong with the norms of a network in training, of any kind.
 """
 
 import argparse

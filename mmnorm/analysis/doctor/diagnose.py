@@ -66,7 +66,7 @@ def diagnose(
     *,
     forward: Callable[[nn.Module, Any], Any] | None = None,
     max_batches: int = BATCHES,
-    done: int | None = None,
+    done: int | None = 0,
     iterations: int | None = None,
     gpus: int = 1,
     norm_eval: bool = False,

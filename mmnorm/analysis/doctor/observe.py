@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial, reduce
 from itertools import chain
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,8 @@ from ..costs import tensors_in
 from ..wiring import Wiring
 from .case import Norm
 
-# How nn.BatchNorm says that it has one value.
-_REFUSED = 'more than 1 value per channel'
+# How nn.BatchNorm and nn.InstanceNorm say that they have one value.
+_REFUSED = ('more than 1 value per channel', 'more than 1 spatial element')
 
 
 def norms_of(model: nn.Module) -> dict[str, Norm]:
@@ -62,8 +63,15 @@ def observe(
             watch = partial(_watch, norm, wiring, populations, model)
             hook = norm.module.register_forward_pre_hook(watch, with_kwargs=True)
             stack.callback(hook.remove)
+
+        def forget() -> None:
+            for norm in norms.values():
+                norm.calls, norm.ratios = [], None
+            populations.clear()
+            wiring.places.clear()
+
         with torch.enable_grad():
-            output = _run(run, model, first, norms, populations, wiring)
+            output = _run(run, model, first, norms, forget, stack)
             loss = _loss(model, output)
             if loss is not None:
                 loss.backward()
@@ -110,23 +118,28 @@ def _watch(
         norm.ratios = ratios if norm.ratios is None else torch.cat([norm.ratios, ratios])
 
 
-def _run(run: Callable, model, batch, norms: dict[str, Norm], populations: dict, wiring: Wiring) -> Any:
-    """Run the first batch. nn.BatchNorm raises where it has one value: such layers are put into eval mode for it."""
+def _run(
+    run: Callable, model: nn.Module, batch: Any, norms: dict[str, Norm], forget: Callable[[], None], stack: ExitStack
+) -> Any:
+    """Run the first batch. nn.BatchNorm raises where it has one value: from then on such layers do nothing."""
     for _ in norms:
         try:
             return run(model, batch)
         except ValueError as error:
-            seen = [norm for norm in norms.values() if norm.calls and norm.kind in ('BN', 'SyncBN')]
-            refusing = [norm for norm in seen if norm.module.training and norm.calls[-1] == (1, 1)]
-            if _REFUSED not in str(error) or not refusing:
+            refusing = [norm for norm in norms.values() if norm.calls and _refuses(norm)]
+            if not any(text in str(error) for text in _REFUSED) or not refusing:
                 raise
         for norm in refusing:
-            norm.module.eval()
-        for norm in norms.values():
-            norm.calls, norm.ratios = [], None
-        populations.clear()
-        wiring.places.clear()
+            stack.enter_context(patch.object(norm.module, 'forward', lambda x: x))
+        forget()
     return run(model, batch)
+
+
+def _refuses(norm: Norm) -> bool:
+    """Whether the last call had a single value a channel, or a plane, and the layer is PyTorch's."""
+    images, positions = norm.calls[-1]
+    alone = positions == 1 and (norm.kind == 'IN' or norm.kind in ('BN', 'SyncBN') and images == 1)
+    return alone and 'forward' not in vars(norm.module)
 
 
 def _loss(model: nn.Module, output: Any) -> Tensor | None:

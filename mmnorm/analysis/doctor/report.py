@@ -78,7 +78,8 @@ def _table(case: Case) -> str:
     return (
         f'<h2>Norms</h2><p class="note">Images and positions: of the smallest call in a training batch. Ratios: '
         f'average over samples (SN: over mean and variance). Off: running statistics '
-        f'against those of the data, the median channel, in standard deviations and as a factor.</p><table><tr>{head}</tr>{"".join(rows)}</table>'
+        f'against those of the data, the median channel, in standard deviations and as a factor.</p>'
+        f'<table><tr>{head}</tr>{"".join(rows)}</table>'
     )
 
 

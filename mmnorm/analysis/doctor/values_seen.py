@@ -54,8 +54,8 @@ def _finding(case: Case, kind: str, normalizers: tuple[str, ...], norms: list[No
     if 'BN' in normalizers:
         why.append(
             f'The standard deviation of n values is off by 1 / sqrt(2 (n - 1)), 18 % at {FEWEST_VALUES}, and a test '
-            f'normalizes by running statistics instead. Tested by the statistics of batches of 2 images, and so of many '
-            f'more values than here, BN loses 5 points (CIFAR-10, one seed).'
+            f'normalizes by running statistics instead. Tested by the statistics of batches of 2 images, of many more '
+            f'values than here, BN loses 5 points (CIFAR-10, one seed).'
         )
         if any(starved(case, norm).get('BN') == 1 for norm in norms):
             error = ' nn.BatchNorm refuses it.' if kind in ('BN', 'SyncBN') else ''
