@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 # Layers that a finding names; the page has all of them.
-_NAMED = 6
+NAMED = 6
 
 
 @dataclass
@@ -33,8 +33,8 @@ class Finding:
 def name_some(names: Iterable[str]) -> str:
     """Names in a line: the first few, and how many there are."""
     names = list(names)
-    more = len(names) - _NAMED
-    return ', '.join(names[:_NAMED]) + (f' and {more} more' if more > 0 else '')
+    more = len(names) - NAMED
+    return ', '.join(names[:NAMED]) + (f' and {more} more' if more > 0 else '')
 
 
 def count_of(number: int, what: str = 'norm') -> str:

@@ -10,7 +10,7 @@ from ..html_page import write_page
 from .batch_weight import bn_weight
 from .case import Case, Norm
 from .diagnose import Diagnosis
-from .findings import Finding
+from .findings import NAMED, Finding
 from .statistics import drift
 
 _WIDTH = 100
@@ -54,7 +54,7 @@ def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
 
 def _section(number: int, finding: Finding) -> str:
     layers = ''
-    if finding.layers:
+    if len(finding.layers) > NAMED:
         names = ', '.join(map(escape, finding.layers))
         layers = f'<details><summary class="note">all {len(finding.layers)} layers</summary>{names}</details>'
     lines = escape('\n'.join(finding.remedies))
@@ -74,13 +74,19 @@ def _table(case: Case) -> str:
         far = ('', '') if distance is None else (f'{distance[0]:.2f}', f'x {distance[1]:.2f}')
         cells = [str(number), norm.name, norm.kind, norm.conv, 'x'.join(map(str, norm.size)), images, positions]
         cells += ['train' if norm.training else 'eval', _ratios(norm), *far]
-        rows.append('<tr>' + ''.join(f'<td>{escape(str(cell))}</td>' for cell in cells) + '</tr>')
+        rows.append(f'<tr>{"".join(map(_cell, cells))}</tr>')
     return (
         f'<h2>Norms</h2><p class="note">Images and positions: of the smallest call in a training batch. Ratios: '
         f'average over samples (SN: over mean and variance). Off: running statistics '
         f'against those of the data, the median channel, in standard deviations and as a factor.</p>'
         f'<table><tr>{head}</tr>{"".join(rows)}</table>'
     )
+
+
+def _cell(value: object) -> str:
+    text = str(value)
+    kind = ' class="number"' if text.removeprefix('x ').replace('.', '').isdigit() else ''
+    return f'<td{kind}>{escape(text)}</td>'
 
 
 def _ratios(norm: Norm) -> str:
