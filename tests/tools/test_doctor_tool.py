@@ -147,6 +147,8 @@ def test_findings_of_a_run(work, doctor, tmp_path):
     assert 'EN: the rate of what decides the ratios is 0 in 20 norms' in doctor(source, '--cfg-options', *rate)
     frozen = 'model.backbone.norm_eval=True'
     assert '20 norms in eval mode whose running statistics were never set' in doctor(source, '--cfg-options', frozen)
+    plain = 'model.backbone.norm_cfg.type=BN'
+    assert '20 norms in eval mode whose running' in doctor(source, '--cfg-options', frozen, plain)
     said = doctor(source, '--cfg-options', frozen, '--without', 'norm-eval')
     assert 'norm_eval=True does not reach 20 learned norms' in said
 

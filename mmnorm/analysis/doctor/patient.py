@@ -101,7 +101,8 @@ def examine(patient: Patient, args: argparse.Namespace) -> Diagnosis:
     model = build_model(cfg)
     if patient.checkpoint is not None:
         load_checkpoint(model, patient.checkpoint, map_location='cpu')
-    model.to(get_device())
+    # As the loop of a Runner does: a network that was just built has not heard of norm_eval and frozen stages.
+    model.to(get_device()).train()
     optimizer = _optimizer(cfg, model)
     if optimizer is None:
         notes.append('decay and rates: the config has no single optimizer')
