@@ -12,6 +12,9 @@ from ..timing import median_seconds
 from .complexity import Complexity, complexity
 from .proposals import fixed_proposals
 
+# Height and width of the images that the papers' networks see, by codebase.
+SIZES = {'mmpretrain': (224, 224), 'mmseg': (512, 512), 'mmdet': (800, 1344)}
+
 
 @dataclass
 class Cost:
@@ -95,12 +98,12 @@ def make_forward(network: nn.Module, scope: str, x: Tensor) -> Callable[[], Any]
 def _training_step(network: nn.Module, forward: Callable[[], Any]) -> Callable[[], None]:
     def step() -> None:
         network.zero_grad(set_to_none=True)
-        reduce(torch.add, (t.float().sum() for t in _tensors(forward()) if t.requires_grad)).backward()
+        reduce(torch.add, (t.float().sum() for t in tensors_in(forward()) if t.requires_grad)).backward()
 
     return step
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
+def tensors_in(output: Any) -> Iterator[Tensor]:
     """All tensors in whatever a model returns."""
     if isinstance(output, Tensor):
         yield output
@@ -111,4 +114,4 @@ def _tensors(output: Any) -> Iterator[Tensor]:
         output = list(output.values())
     if isinstance(output, list | tuple):
         for item in output:
-            yield from _tensors(item)
+            yield from tensors_in(item)

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from collections import Counter
 from collections.abc import Callable
 from html import escape
@@ -18,20 +17,8 @@ from .figures.style import save_figure
 from .figures.tsne import tsne_figure
 from .figures.weights import parts_figure, weights_figure
 from .history import History, history_of
+from .html_page import write_page
 from .record_file import LayerRecord, Record
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 15px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222 }}
-img {{ max-width: 100%; height: auto }} figure {{ margin: 0 0 2em }} figcaption, .note {{ color: #555 }}
-table {{ border-collapse: collapse; font-size: 13px }} td, th {{ padding: .15em .8em; text-align: left }}
-tr:nth-child(even) {{ background: #f4f4f4 }} td.number {{ text-align: right; font-variant-numeric: tabular-nums }}
-</style></head><body>
-<h1>{title}</h1>
-<p>{summary}</p>
-{body}
-</body></html>
-"""
 
 
 def write_report(
@@ -66,10 +53,7 @@ def write_report(
     norms = Counter(layer.norm for layer in record.layers)
     summary = ', '.join(f'{count} {norm}' for norm, count in norms.items())
     summary = f'{record.title}: {summary} layers, {record.samples} samples.'
-    page = _PAGE.format(title=escape(title), summary=escape(summary), body='\n'.join(body))
-    partial = f'{path}.part'
-    Path(partial).write_text(page, encoding='utf-8')
-    os.replace(partial, path)
+    write_page(path, title, summary, '\n'.join(body))
     return left_out
 
 

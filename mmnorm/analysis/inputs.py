@@ -85,33 +85,26 @@ class Sources:
 
     def _network(self, path: str, rest: Mapping) -> tuple:
         config = self.args.config
-        key = config or _config_in(path, rest, self.args.trust_checkpoint)
+        key = config or config_in(path, rest, self.args.trust_checkpoint)
         if key not in self._networks:
             self._networks[key] = self._build(path, None if config else key)
         return self._networks[key]
 
     def _build(self, path: str, text: str | None) -> tuple:
-        with tempfile.TemporaryDirectory() as folder:
-            file = self.args.config
-            if text is not None:
-                # The config as it was when the checkpoint was saved, options of that training and all.
-                file = Path(folder, f'{re.sub(r"[^0-9A-Za-z_]", "_", Path(path).stem)}.py')
-                file.write_text(text)
-            options = {'work_dir': None, 'fuse': False, **vars(self.args), 'config': str(file)}
-            cfg, _ = launch.load_config(argparse.Namespace(**options))
+        cfg, _ = read_config(self.args, path, text)
         if cfg.launcher != 'none' and not is_distributed():
             init_dist(cfg.launcher)
-        model = _build_model(cfg)
+        model = build_model(cfg)
         learned_norms(model)
         split = self._split(cfg)
         checks.check_data(cfg, (split,))
         # Few samples should be of all classes, and every checkpoint should get the same.
         settings = deepcopy(cfg[split])
         settings['sampler'] = dict(type='DefaultSampler', shuffle=True)
-        loader = _build_loader(settings, split)
+        loader = build_loader(settings, split)
         classes = getattr(self.args, 'classes', None)
         if classes:
-            loader = _build_loader({**settings, 'dataset': only_classes(loader.dataset, classes)}, split)
+            loader = build_loader({**settings, 'dataset': only_classes(loader.dataset, classes)}, split)
         return model, loader, cfg
 
     def _split(self, cfg: Config) -> str:
@@ -214,7 +207,25 @@ def title_of(path: str) -> str:
     return f'{_UNITS[kind]} {number}' if kind in _UNITS and number.isdigit() else stem
 
 
-def _config_in(path: str, rest: Mapping, trust: bool) -> str:
+def read_config(args: argparse.Namespace, path: str, text: str | None) -> tuple[Config, str]:
+    """The config of a checkpoint, and the codebase it is written for.
+
+    Args:
+        args: The options of :func:`add_arguments`, as far as they concern configs.
+        path: The checkpoint.
+        text: The config as it was when the checkpoint was saved, options of that training and all; None: take that of
+            the command line.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = args.config
+        if text is not None:
+            file = Path(folder, f'{re.sub(r"[^0-9A-Za-z_]", "_", Path(path).stem)}.py')
+            file.write_text(text)
+        options = {'work_dir': None, 'fuse': False, **vars(args), 'config': str(file)}
+        return launch.load_config(argparse.Namespace(**options))
+
+
+def config_in(path: str, rest: Mapping, trust: bool) -> str:
     """The config that a checkpoint has with it.
 
     It is code, whatever it looks like: a config names the functions that are called. What came with a file alone is not
@@ -235,7 +246,8 @@ def _config_in(path: str, rest: Mapping, trust: bool) -> str:
     return text
 
 
-def _build_model(cfg: Config) -> torch.nn.Module:
+def build_model(cfg: Config) -> torch.nn.Module:
+    """The model of a config, without what it starts from, as a Runner builds it."""
     settings = deepcopy(cfg.model)
     # What it starts from is in the checkpoint.
     for key, _ in checks.pretrained_settings(cfg):
@@ -250,7 +262,16 @@ def _build_model(cfg: Config) -> torch.nn.Module:
     return MODELS.build(settings)
 
 
-def _build_loader(settings: Mapping, split: str) -> DataLoader:
+def build_loader(settings: Mapping, split: str) -> DataLoader:
+    """The loader of a config, always in the same order.
+
+    Args:
+        settings: What the config has under e.g. 'train_dataloader'.
+        split: That name, for messages.
+
+    Raises:
+        UsageError: If its data set is empty.
+    """
     try:
         return Runner.build_dataloader(settings, seed=0)
     except ValueError as error:

@@ -17,10 +17,12 @@ class Place:
         conv: Convolution whose output it is given: '7x7', '3x3', '1x1', 'depthwise 3x3', 'linear'; 'shortcut' for any
             on a residual block's way around; '' for none.
         size: Of its input without batch and channels, e.g. (56, 56).
+        maker: Name of that convolution in the network; '' for none.
     """
 
     conv: str
     size: tuple[int, ...]
+    maker: str = ''
 
 
 class Wiring:
@@ -31,7 +33,10 @@ class Wiring:
 
     def __init__(self, model: nn.Module) -> None:
         self.places: dict[str, Place] = {}
-        self._made_by: dict[int, tuple[weakref.ref, str]] = {}
+        # Until it is closed.
+        self.is_open = True
+        self._made_by: dict[int, tuple[weakref.ref, str, str]] = {}
+        self._names = {module: name for name, module in model.named_modules()}
         self._hooks = [
             module.register_forward_hook(self._remember)
             for module in model.modules()
@@ -41,12 +46,14 @@ class Wiring:
     def visit(self, name: str, x: Tensor) -> None:
         """Take note that the norm ``name`` is given ``x``."""
         if name not in self.places:
-            made, conv = self._made_by.get(id(x), (lambda: None, ''))
-            conv = conv if made() is x else ''
-            self.places[name] = Place('shortcut' if conv and _SHORTCUT.search(name) else conv, tuple(x.shape[2:]))
+            made, conv, maker = self._made_by.get(id(x), (lambda: None, '', ''))
+            conv, maker = (conv, maker) if made() is x else ('', '')
+            conv = 'shortcut' if conv and _SHORTCUT.search(name) else conv
+            self.places[name] = Place(conv, tuple(x.shape[2:]), maker)
 
     def close(self) -> None:
         """Stop watching the convolutions."""
+        self.is_open = False
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._made_by = [], {}
@@ -54,7 +61,7 @@ class Wiring:
     def _remember(self, module: nn.Module, args: tuple, output) -> None:
         if isinstance(output, Tensor):
             # An id alone may come again when a tensor is gone.
-            self._made_by[id(output)] = weakref.ref(output), _describe(module)
+            self._made_by[id(output)] = weakref.ref(output), _describe(module), self._names[module]
 
 
 def _describe(module: nn.Module) -> str:

@@ -1,18 +1,29 @@
 """See what SN, EN and ILM have learned: record a checkpoint over its data, and draw the papers' figures.
 
-A SOURCE is a checkpoint (run over the data of its config) or a file that `record` has written.
+A SOURCE is a checkpoint (run over the data of its config) or a file that `record` has written. `doctor` looks for what
+is wrong with the norms of a network in training, of any kind.
 """
 
 import argparse
+import sys
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..analysis import save_record
+from ..analysis.doctor.arguments import add_arguments as add_doctor_arguments
+from ..analysis.doctor.arguments import check_arguments
+from ..analysis.html_page import check_page_name
 from ..analysis.inputs import Sources, add_arguments
 from ..analysis.record_file import Record, check_record_name
+from ..cli import launch
 from ..cli.jobs import job_adder
 from ..cli.processes import add_gpus_argument, run_on_gpus
 from ..errors import UsageError
 from ..files import read_weights
+
+if TYPE_CHECKING:
+    from ..analysis.doctor.patient import Patient
 
 # For a figure, that many samples do.
 FEW = 1000
@@ -72,6 +83,8 @@ def parse_args() -> argparse.Namespace:
     command.add_argument(
         '--run', metavar='DIR', help='work dir with what NormRatioHook logged (default: beside SOURCE)'
     )
+    text = 'what is wrong with the norms of a network in training, why, and what to write; a page with --out'
+    add_doctor_arguments(add_job('doctor', doctor, text))
     return parser.parse_args()
 
 
@@ -171,8 +184,7 @@ def report(args: argparse.Namespace) -> None:
     from ..analysis.history import read_history, scalar_files
     from ..analysis.html_report import write_report
 
-    if Path(args.out).suffix != '.html' or not Path(args.out).absolute().parent.is_dir():
-        raise UsageError(f'--out: expected the name of an .html file in an existing folder, got {args.out}')
+    check_page_name(args.out)
     run = args.run or args.sources[-1]
     folder = Path(run) if Path(run).is_dir() else Path(run).absolute().parent
     history = None
@@ -187,8 +199,48 @@ def report(args: argparse.Namespace) -> None:
     print(f'wrote {args.out}')
 
 
+def doctor(args: argparse.Namespace) -> None:
+    from ..analysis.doctor.patient import examine, open_patient
+    from ..analysis.doctor.report import as_text, write_diagnosis
+    from ..analysis.doctor.statistics import check_cost
+
+    check_arguments(args)
+    patient = open_patient(args)
+    if args.evaluate is not None and patient.checkpoint is None:
+        raise UsageError('--evaluate: expected a checkpoint to test')
+    diagnosis = examine(patient, args)
+    if args.evaluate is not None:
+        own, anew = evaluate(patient, args.evaluate)
+        diagnosis.findings += check_cost(own, anew, args.evaluate, diagnosis.case.remedies)
+        measured = ', '.join(f'{name} {own[name]:.4g} and {anew[name]:.4g}' for name in own if name[-4:] != 'time')
+        diagnosis.notes.append(f'tested with its statistics, and with those of {args.evaluate} batches: {measured}')
+    print(as_text(diagnosis))
+    if args.out:
+        write_diagnosis(diagnosis, args.out)
+        print(f'wrote {args.out}')
+    if args.strict and diagnosis.findings:
+        sys.exit(1)
+
+
+def evaluate(patient: 'Patient', batches: int) -> list[dict[str, float]]:
+    """The metrics of a checkpoint with its running statistics, and with those of training batches."""
+    from ..analysis.doctor.patient import run_config
+    from ..experiments.statistics import compare_statistics
+
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = run_config(patient, folder)
+        runner = launch.build_runner(cfg)
+        loader = runner.train_dataloader
+        images = batches * (loader.batch_size or loader.batch_sampler.batch_size)
+        tests = compare_statistics(runner, [str(patient.checkpoint)], [images], ('total',))
+    return [test.metrics for test in tests]
+
+
 def main() -> None:
     args = parse_args()
+    if args.job is doctor:
+        args.job(args)
+        return
     if args.launcher != 'none' and args.command != 'record':
         raise UsageError(f'--launcher is for the command record; then draw {args.command} from its file')
     if args.job in (record, report):

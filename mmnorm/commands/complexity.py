@@ -10,14 +10,12 @@ from mmengine.device import get_device
 from mmengine.registry import MODELS
 
 from ..analysis.cost_table import CostTable, check_table_names
-from ..analysis.costs import measure_costs
+from ..analysis.costs import SIZES, measure_costs
 from ..analysis.norm_variants import PLAIN, parse_variant, with_norm
 from ..cli import launch
 from ..convert.configs import with_torch_sync_bn
 from ..errors import UsageError
 from ..files import add_trust_argument
-
-SIZES = {'mmpretrain': (224, 224), 'mmseg': (512, 512), 'mmdet': (800, 1344)}
 
 
 def parse_args() -> argparse.Namespace:

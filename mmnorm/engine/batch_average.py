@@ -29,7 +29,7 @@ class _WithStatistics(Protocol):
     running_var: Tensor
 
 
-class _Population:
+class Population:
     """Mean and variance of every value that a layer was given, or makes its statistics of, by channel, in float64.
 
     Args:
@@ -149,7 +149,7 @@ def update_bn_stats(
         for module in model.modules():
             if isinstance(module, DropoutBase) or type(module).__name__ in _NOISE:
                 module.eval()
-        populations = {name: _Population(layer, variance) for name, layer in layers.items()}
+        populations = {name: Population(layer, variance) for name, layer in layers.items()}
         used = _run(model, layers, populations, batches, num_iters, forward or run_batch, progress)
         if used == 0:
             where = ' in at least one of the processes' if distributed else ''
@@ -277,7 +277,7 @@ def with_progress(batches: Iterable, title: str, total: int | None, progress: bo
     return track(batches, title, total=total)
 
 
-def _check(populations: dict[str, _Population]) -> None:
+def _check(populations: dict[str, Population]) -> None:
     for name, population in populations.items():
         if not (population.mean.isfinite() & population.squares.isfinite()).all():
             raise ValueError(

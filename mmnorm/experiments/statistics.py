@@ -27,17 +27,23 @@ class Tested:
     metrics: dict[str, float]
 
 
-def compare_statistics(runner: Runner, checkpoints: Sequence[str], samples: Sequence[int | None]) -> list[Tested]:
+def compare_statistics(
+    runner: Runner,
+    checkpoints: Sequence[str],
+    samples: Sequence[int | None],
+    variances: Sequence[str] = VARIANCES,
+) -> list[Tested]:
     """Test each checkpoint with the statistics that it has, and with batch averages.
 
     Args:
         runner: With training and test data, and nothing loaded.
         checkpoints: Of a run without BatchAverageHook, whose statistics are the moving average of training.
         samples: Numbers of training images that a batch average is over; None is all of them.
+        variances: Which variances, as of :func:`mmnorm.update_bn_stats`.
 
     Returns:
-        For each checkpoint a test with its own statistics, and two with each number: the variance of all values, and
-        the average of the batches' variances.
+        For each checkpoint a test with its own statistics, and one with each number and each variance: that of all
+        values, and the average of the batches'.
 
     Raises:
         UsageError: If the network has no BN statistics to take anew.
@@ -57,7 +63,7 @@ def compare_statistics(runner: Runner, checkpoints: Sequence[str], samples: Sequ
         for number in samples:
             count = len(loader.dataset) if number is None else number
             batches = math.ceil(count / (each * runner.world_size))
-            for variance in VARIANCES:
+            for variance in variances:
                 BatchAverageHook(batches, in_test=True, variance=variance).before_test(runner)
                 name = f'batch average over {count} images, variance: {variance}'
                 tests.append(Tested(checkpoint, name, _test(runner)))
