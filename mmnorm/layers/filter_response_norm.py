@@ -17,39 +17,39 @@ class FilterResponseNorm(LearnedNorm):
         y = \gamma \frac{x}{\sqrt{\nu^2 + \epsilon + |\epsilon_l|}} + \beta, \qquad
         \nu^2 = \frac{1}{L} \sum_l x_l^2 = \sigma^2 + \bar x^2, \qquad z = \max(y, \tau)
 
-    It takes gamma and beta of BN or GN, which is another function all the same.
-
     Args:
         num_features: Number of channels C.
         eps: 1e-6 in the paper, which learns more of it where planes have a single value.
         learn_eps: Whether :math:`\epsilon_l`, one number a layer, is learned, from 1e-4.
-        tlu: Whether z, :class:`.thresholded_linear_unit.ThresholdedLinearUnit`, is part of the layer; then no ReLU
-            should follow it.
+        tlu: Whether z, :class:`.thresholded_linear_unit.ThresholdedLinearUnit`, is part; then no ReLU should follow.
         affine: Whether gamma and beta are learned.
-        activation: What follows in the same pass (after z, where there is one).
+        activation: What follows, after z.
     """
 
     paper = ('Filter Response Normalization Layer: Eliminating Batch Dependence', '1911.09737')
     own_parameters = ('learned_eps',)
+    learned_eps: Tensor
     _abbr_ = 'gn'
 
     def __init__(
         self, num_features: int, eps: float = 1e-6, learn_eps: bool = False, tlu: bool = False, affine: bool = True,
         activation: str | None = None, negative_slope: float = 0.01, device=None, dtype=None, **unused,
     ) -> None:  # fmt: skip
-        batch_norm = {'momentum', 'track_running_stats'}
-        check_batch_norm_options(type(self).__name__, {k: v for k, v in unused.items() if k not in batch_norm})
+        unused = {k: v for k, v in unused.items() if k not in ('momentum', 'track_running_stats')}
+        check_batch_norm_options(type(self).__name__, unused)
         super().__init__(num_features, eps, affine, activation, negative_slope)
         factory = dict(device=device, dtype=dtype)
         self.register_affine(self.num_features, **factory)
-        self.learned_eps = nn.Parameter(torch.zeros((), **factory), requires_grad=learn_eps)
-        self.learn_eps = learn_eps
+        self.register_buffer('learned_eps', torch.zeros((), **factory))
+        if learn_eps:
+            del self.learned_eps
+            self.learned_eps = nn.Parameter(torch.zeros((), **factory))
         self.tlu = ThresholdedLinearUnit(self.num_features, **factory) if tlu else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Gamma 1, beta 0, learned eps 1e-4."""
-        nn.init.constant_(self.learned_eps, 1e-4 if self.learn_eps else 0)
+        nn.init.constant_(self.learned_eps, 1e-4 if isinstance(self.learned_eps, nn.Parameter) else 0)
         if self.weight is not None and self.bias is not None:
             nn.init.ones_(self.weight)
             nn.init.zeros_(self.bias)

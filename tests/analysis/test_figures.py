@@ -321,7 +321,7 @@ def test_figures_of_another_norm_are_refused():
     for draw in (weights_figure, parts_figure):
         with pytest.raises(UsageError, match='has no EN, SN or SSN layer.*Figures for ILM: affine'):
             draw(make('ILM'))
-    with pytest.raises(UsageError, match='has no ILM layer'):
+    with pytest.raises(UsageError, match='has no ILM, IEBN, RBN or SelfNorm layer'):
         affine_figure(make('EN'))
 
 

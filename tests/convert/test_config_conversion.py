@@ -88,9 +88,11 @@ def test_every_norm_cfg_of_the_codebases_takes_another_type():
     for cfg in cfgs + ALL_KEYS:
         for norm in NORMS:
             _, layer = build_norm_layer({**cfg, 'type': norm}, 32)
-            assert layer.eps == (cfg.get('eps', 1e-5) or 1e-12)
-            assert {p.requires_grad for p in layer.parameters()} == {cfg.get('requires_grad', True)}
-            if norm != 'ILM':
+            _, default = build_norm_layer(dict(type=norm), 32)
+            assert layer.eps == (cfg.get('eps', default.eps) or 1e-12)
+            # Without an affine form FRN and GRN have no parameters.
+            assert {p.requires_grad for p in layer.parameters()} <= {cfg.get('requires_grad', True)}
+            if norm not in ('ILM', 'FRN', 'GRN'):
                 assert layer.momentum == cfg.get('momentum', 0.1)
             assert layer(torch.randn(2, 32, 4, 4)).isfinite().all()
 

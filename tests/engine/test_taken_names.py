@@ -155,7 +155,10 @@ def test_configs_get_ours_in_every_codebase(tmp_path):
 def test_the_scope_is_there_where_names_are_free_too(scope, name):
     with DefaultScope.overwrite_default_scope(scope):
         _, layer = build_norm_layer(dict(type=f'mmnorm.{name}'), 8)
-        assert type(layer) is type(build_norm_layer(dict(type=name), 8)[1]) is NAMES[name]
+        assert type(layer) is NAMES[name]
+        # mmpretrain has a GRN of its own.
+        if (scope, name) != ('mmpretrain', 'GRN'):
+            assert type(build_norm_layer(dict(type=name), 8)[1]) is NAMES[name]
 
 
 def test_class_in_a_config():

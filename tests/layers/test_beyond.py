@@ -197,6 +197,7 @@ def test_robust(kind):
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_one_graph(kind):
+    torch._dynamo.reset()
     layer = build(kind)
     x = input_of((2, 12, 5, 5))
     twin = copy.deepcopy(layer)

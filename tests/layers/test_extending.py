@@ -85,6 +85,7 @@ def test_conversion_and_weights(bin_norm):
 
 
 def test_one_graph(bin_norm):
+    torch._dynamo.reset()
     layer = randomize(bin_norm.BatchInstanceNorm2d(8).double())
     x = torch.randn(2, 8, 5, 5, dtype=torch.float64)
     expected = outputs_and_gradients(layer, layer, x)

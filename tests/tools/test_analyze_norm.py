@@ -206,7 +206,7 @@ def test_what_is_wrong(work, recorded, refuse, tmp_path):
     message = refused('classes', recorded, '--layers', 'backbone.layer1.0.bn9')
     assert "no layer is called 'backbone.layer1.0.bn9'. Nearest: backbone.layer1.0.bn" in message
     assert 'no sample of class ten; its' in refused('classes', recorded, '--classes', 'ten')
-    assert 'has no ILM layer' in refused('affine', recorded)
+    assert 'has no ILM, IEBN, RBN or SelfNorm layer' in refused('affine', recorded)
     assert 'checkpoint not found' in refused('weights', tmp_path / 'none.pth')
     assert 'record not found' in refused('weights', tmp_path / 'none.npz')
     assert 'is a folder; expected a checkpoint' in refused('weights', work / 'en')
