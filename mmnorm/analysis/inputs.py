@@ -85,7 +85,7 @@ class Sources:
 
     def _network(self, path: str, rest: Mapping) -> tuple:
         config = self.args.config
-        key = config or _config_in(path, rest, self.args.trust_checkpoint)
+        key = config or config_in(path, rest, self.args.trust_checkpoint)
         if key not in self._networks:
             self._networks[key] = self._build(path, None if config else key)
         return self._networks[key]
@@ -214,7 +214,7 @@ def title_of(path: str) -> str:
     return f'{_UNITS[kind]} {number}' if kind in _UNITS and number.isdigit() else stem
 
 
-def _config_in(path: str, rest: Mapping, trust: bool) -> str:
+def config_in(path: str, rest: Mapping, trust: bool) -> str:
     """The config that a checkpoint has with it.
 
     It is code, whatever it looks like: a config names the functions that are called. What came with a file alone is not
