@@ -14,7 +14,7 @@ from .batch_average import unwrap
 class PictureHook(Hook):
     """Writes the pictures that a model has of a test sample, side by side, to a file named after the image.
 
-    Which pictures is the model's business: its ``pictures(sample)`` gives them, (3, H, W) from 0 to 1. All get the size of
+    Which they are the model says: ``pictures(sample)`` gives them, (3, H, W) from 0 to 1. All get the size of
     the last.
 
     Args:

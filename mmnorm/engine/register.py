@@ -1,4 +1,4 @@
-"""What a config may name besides the layers: hooks, metrics, a sampler, the optimizer wrapper constructor, the file backend."""
+"""What a config may name besides the layers: hooks, metrics, a sampler, an optimizer constructor, the file backend."""
 
 import sys
 from importlib import import_module

@@ -6,9 +6,9 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ...datasets.pictures import read_picture, resize_short_side
 from ...errors import UsageError
 from ...registry import register_in
-from ...datasets.pictures import read_picture, resize_short_side
 from .vgg import Vgg16
 
 

@@ -10,8 +10,8 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from ...registry import register_in
 from ...datasets.pictures import IMAGES_OF_0_TO_1
+from ...registry import register_in
 from .perceptual_loss import PerceptualLoss
 
 

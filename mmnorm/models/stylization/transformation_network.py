@@ -59,7 +59,7 @@ class TransformationNetwork(BaseModule):
     """An image to an image of the same size: reflection padding, two convolutions of stride 2, residual blocks between,
     two of stride 1/2 (Johnson et al., supplementary material, Table 1).
 
-    A norm follows every convolution but the last, whose output is scaled by a tanh. Any size will do: what is missing to
+    A norm follows every convolution but the last, which a tanh scales. Any size will do: what is missing to
     a multiple of 4 is padded too, and cut off at the end.
 
     Args:
