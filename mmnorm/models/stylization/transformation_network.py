@@ -106,7 +106,9 @@ class TransformationNetwork(BaseModule):
             (N, 3, H, W), RGB from 0 to 1.
         """
         height, width = x.shape[-2:]
-        sides = self.padding, self.padding + -width % 4, self.padding, self.padding + -height % 4
+        # At least 2x2 between the residual blocks: PyTorch's IN refuses a single value.
+        right, below = (self.padding + max(-side % 4, 8 - side) for side in (width, height))
+        sides = self.padding, right, self.padding, below
         # Reflection has no more than the image to show.
         mode = 'reflect' if max(sides) < min(height, width) else 'replicate'
         y = self.up(self.residual(self.down(F.pad(x, sides, mode=mode))))
