@@ -1,7 +1,7 @@
-# Stylization as in the SN paper (Section 4.3) and, where it says nothing, in Johnson et al. (arXiv 1603.08155): images of
-# 256x256, 4 a batch, 40,000 iterations of Adam at 0.001, no decay; features of relu2_2, style of relu1_2, relu2_2, relu3_3
-# and relu4_3. A file that builds on it names the norm. The weights of the losses are for torchvision's VGG16 and images
-# from 0 to 1: feature and style are in the proportion of the authors' code (1 : 5), total variation is scaled to it.
+# Stylization as in Section 4.3 of the SN paper (arXiv v1) and, where it says nothing, in Johnson et al. (1603.08155): images
+# of 256x256, 4 a batch, 40,000 iterations of Adam at 0.001, no decay; features of relu2_2, style of relu1_2, relu2_2,
+# relu3_3 and relu4_3. A file that builds on it names the norm. The weights of the losses are for torchvision's VGG16 and
+# images from 0 to 1: features and style in the proportion of Johnson's code (1 : 5), total variation scaled to it.
 _base_ = './runtime_images.py'
 
 model = dict(
