@@ -7,6 +7,7 @@ import argparse
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -45,7 +46,7 @@ def load_network(args: argparse.Namespace) -> nn.Module:
     """
     state, rest = read_weights(args.checkpoint, args.trust_checkpoint)
     cfg = _config_of(args, rest)
-    settings = cfg.get('model') or {}
+    settings: Any = cfg.get('model') or {}
     if settings.get('type') not in ('Stylizer', 'mmnorm.Stylizer'):
         raise UsageError(
             f'{args.checkpoint} is of a {settings.get("type")}, expected a Stylizer: train a config of '

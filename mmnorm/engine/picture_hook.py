@@ -1,6 +1,7 @@
 """The hook behind ``mmnorm test --show-dir`` for models that make images."""
 
 from pathlib import Path
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -38,7 +39,7 @@ class PictureHook(Hook):
             return
         import torch
 
-        model = unwrap(runner.model)
+        model: Any = unwrap(runner.model)
         for sample in outputs or ():
             pictures = [picture.detach().float().cpu() for picture in model.pictures(sample)]
             size = tuple(pictures[-1].shape[1:])

@@ -1,6 +1,7 @@
 """Losses over training, of several runs: SN paper (1806.10779), Fig. 6a."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -38,7 +39,7 @@ def losses_figure(runs: Sequence[Losses], names: Sequence[str] | None = None, sm
     shown = list(names or known)
     columns = min(_COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
-    styles = [
+    styles: list[dict[str, Any]] = [
         dict(color=SERIES[i % len(SERIES)], marker=SERIES_MARKERS[i % len(SERIES_MARKERS)]) for i in range(len(runs))
     ]
     with paper_style():

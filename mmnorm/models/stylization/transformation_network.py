@@ -89,10 +89,9 @@ class TransformationNetwork(BaseModule):
             NormedConv(nn.Conv2d(2 * c, 4 * c, 3, 2, padding=1, bias=False), norm_cfg),
         )
         self.residual = nn.Sequential(*(ResidualBlock(4 * c, norm_cfg) for _ in range(num_blocks)))
-        twice = dict(kernel_size=3, stride=2, padding=1, output_padding=1, bias=False)
         self.up = nn.Sequential(
-            NormedConv(nn.ConvTranspose2d(4 * c, 2 * c, **twice), norm_cfg),
-            NormedConv(nn.ConvTranspose2d(2 * c, c, **twice), norm_cfg),
+            NormedConv(nn.ConvTranspose2d(4 * c, 2 * c, 3, 2, padding=1, output_padding=1, bias=False), norm_cfg),
+            NormedConv(nn.ConvTranspose2d(2 * c, c, 3, 2, padding=1, output_padding=1, bias=False), norm_cfg),
         )
         self.last = nn.Conv2d(c, 3, 9, padding=4)
 

@@ -76,7 +76,8 @@ class Vgg16(nn.Module):
 
 def shapes() -> dict[str, tuple[int, ...]]:
     """Names and shapes of the features of VGG16, as torchvision has them."""
-    found, before = {}, 3
+    found: dict[str, tuple[int, ...]] = {}
+    before = 3
     for block in _BLOCKS:
         for channels, number in block:
             found[f'features.{number}.weight'] = (channels, before, 3, 3)
