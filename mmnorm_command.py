@@ -19,6 +19,7 @@ COMMANDS = {
     'digits': 'write scenes of handwritten digits in the layouts of ADE20K, Cityscapes, COCO and ImageNet',
     'convert': 'convert checkpoints: published SN and ILM ones, or to plain norms and back',
     'analyze': 'draw what SN, EN and ILM have learned, from any checkpoint',
+    'stylize': 'stylize an image with a trained transformation network',
     'complexity': 'count parameters, FLOPs, memory and time of a config with each norm',
     'statistics': 'test checkpoints with their moving average and with batch averages',
     'experiments': "list, show, run and compare the papers' experiments",

@@ -74,8 +74,11 @@ def forget_instances(cls):
         forget_instances(subclass)
 
 
-def in_fork(log, command, *arguments):
-    """Run a command of mmnorm in a fork of this process, which has imported everything; its output goes to ``log``."""
+def in_fork(log, command, *arguments, expected=0):
+    """Run a command of mmnorm in a fork of this process, which has imported everything; its output goes to ``log``.
+
+    It has to end with the status that is expected.
+    """
     from mmengine.utils import ManagerMixin
 
     process = os.fork()
@@ -99,4 +102,4 @@ def in_fork(log, command, *arguments):
         finally:
             os._exit(status)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    assert status == 0, log.read_text()[-4000:]
+    assert status == expected, log.read_text()[-4000:]

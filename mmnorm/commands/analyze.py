@@ -69,6 +69,15 @@ def parse_args() -> argparse.Namespace:
     command.add_argument('--from-checkpoints', action='store_true', help='of a work dir, take its checkpoints')
     command.add_argument('--num-layers', type=int, metavar='N', help='so many layers, evenly taken by depth')
     by_class.append(command)
+    text = 'SN Fig. 6a: losses over training of one or several runs, from what they logged'
+    command = add_job('losses', losses, text)
+    text = 'work dirs, or checkpoints in them'
+    command.add_argument('sources', metavar='SOURCE', nargs='+', help=text)
+    command.add_argument('--out', required=True, metavar='FILE', help='where it goes; .pdf, .svg or .png')
+    command.add_argument('--losses', nargs='+', metavar='NAME', help='names of losses (default: all)')
+    command.add_argument('--smooth', type=int, default=1, metavar='N', help='average over N points')
+    command.set_defaults(launcher='none')
+    named.append(command)
     for command in named:
         command.add_argument('--names', nargs='+', metavar='NAME', help='what the sources are called in the figure')
     for command in by_class:
@@ -117,6 +126,17 @@ def layers(args: argparse.Namespace):
     return layers_figure(open_named(args))
 
 
+def losses(args: argparse.Namespace):
+    from ..analysis.figures.losses import losses_figure
+    from ..analysis.losses import read_losses
+
+    check_names(args)
+    runs = [read_losses(source) for source in args.sources]
+    for run, name in zip(runs, args.names or (), strict=False):
+        run.title = name
+    return losses_figure(runs, args.losses, args.smooth)
+
+
 def open_one(args: argparse.Namespace) -> Record:
     """The record of the one source, in the one process that draws."""
     opened = Sources(args).open(args.sources)
@@ -126,12 +146,17 @@ def open_one(args: argparse.Namespace) -> Record:
 
 def open_named(args: argparse.Namespace) -> list:
     """The records of all sources, called as --names says."""
-    if args.names and len(args.names) != len(args.sources):
-        raise UsageError(f'--names: expected one for each of {len(args.sources)} sources, got {len(args.names)}')
+    check_names(args)
     records = Sources(args).open_all(args.sources)
     for opened, name in zip(records, args.names or (), strict=False):
         opened.title = name
     return records
+
+
+def check_names(args: argparse.Namespace) -> None:
+    """Refuse another number of --names than there are sources."""
+    if args.names and len(args.names) != len(args.sources):
+        raise UsageError(f'--names: expected one for each of {len(args.sources)} sources, got {len(args.names)}')
 
 
 def classes(args: argparse.Namespace):

@@ -1,4 +1,4 @@
-"""What a config may name besides the layers: hooks, a sampler, the optimizer wrapper constructor, the file backend."""
+"""What a config may name besides the layers: hooks, metrics, a sampler, an optimizer constructor, the file backend."""
 
 import sys
 from importlib import import_module
@@ -15,9 +15,11 @@ _NAMES = {
         'ImageAreasHook': '.image_areas_hook',
         'NormEvalHook': '.norm_eval_hook',
         'NormRatioHook': '.norm_ratio_hook',
+        'PictureHook': '.picture_hook',
         'RenormHook': '.renorm_hook',
         'SparsityHook': '.sparsity_hook',
     },
+    'METRICS': {'LossMetric': '.loss_metric'},
     'DATA_SAMPLERS': {'ClassBalancedSampler': '.class_balanced_sampler'},
     'OPTIM_WRAPPER_CONSTRUCTORS': {'LearnedNormOptimWrapperConstructor': '.optim_constructor'},
 }

@@ -56,7 +56,8 @@ def run_properties(row: Experiment, cfg: Config, variant: Variant = AS_IT_STANDS
         balanced=cfg.train_dataloader.sampler.type == 'ClassBalancedSampler',
         start=row.start is not None,
     )
-    backbone = cfg.model.backbone
+    # What makes images has a network instead.
+    backbone = cfg.model.get('backbone') or cfg.model.network
     found['network'] = backbone.type
     for key in ('depth', 'dilations', 'strides'):
         value = backbone.get(key)
@@ -104,7 +105,8 @@ def network_properties(cfg: Config, model: nn.Module) -> dict[str, Any]:
     if grouped:
         found['groups'] = _same(norm.num_groups for norm in grouped)
     found['affine_decay'] = _affine_decay(cfg, model, norms)
-    own = [norm for norm in model.get_submodule('backbone').modules() if norm in set(norms)]
+    backbone = getattr(model, 'backbone', model)
+    own = [norm for norm in backbone.modules() if norm in set(norms)]
     found['frozen'] = all(not norm.training and not any(p.requires_grad for p in norm.parameters()) for norm in own)
     head = getattr(getattr(model, 'roi_head', None), 'bbox_head', None)
     if head is not None and hasattr(head, 'num_shared_convs'):
@@ -113,7 +115,8 @@ def network_properties(cfg: Config, model: nn.Module) -> dict[str, Any]:
 
 
 def _schedule(cfg: Config) -> dict[str, Any]:
-    schedulers = cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
+    given = cfg.get('param_scheduler') or []
+    schedulers = given if isinstance(given, list) else [given]
     found: dict[str, Any] = dict(warmup=None)
     for scheduler in schedulers:
         if scheduler.type == 'MultiStepLR':

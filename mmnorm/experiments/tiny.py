@@ -34,9 +34,16 @@ class Tiny:
 
     def __call__(self, cfg: Config) -> None:
         """Make ``cfg`` small."""
-        {'mmpretrain': self._classify, 'mmseg': self._segment, 'mmdet': self._detect}[cfg.default_scope](cfg)
+        shrink = {
+            'mmpretrain': self._classify,
+            'mmseg': self._segment,
+            'mmdet': self._detect,
+            'mmengine': self._stylize,
+        }
+        shrink[cfg.default_scope](cfg)
         for name in _LOADERS:
-            cfg[name].update(num_workers=0, persistent_workers=False)
+            if cfg.get(name) is not None:
+                cfg[name].update(num_workers=0, persistent_workers=False)
         cfg.train_dataloader.batch_size = min(cfg.train_dataloader.batch_size, _BATCH)
         _shorten(cfg)
 
@@ -91,6 +98,16 @@ class Tiny:
                 type=view.type, scale=(_SIDE + 16 * i, _SIDE + 16 * i), keep_ratio=True
             )
 
+    def _stylize(self, cfg: Config) -> None:
+        images = self._root('ade20k') / 'images'
+        for name, prefix in (('train_dataloader', 'training'), ('test_dataloader', 'validation')):
+            cfg[name].dataset.update(data_root=str(images), data_prefix=ConfigDict(img_path=prefix))
+            for transform in cfg[name].dataset.pipeline:
+                if 'scale' in transform:
+                    transform.scale = (_SIDE, _SIDE)
+        style = next(iter(sorted((images / 'validation').iterdir())))
+        cfg.model.loss.update(style_image=str(style), vgg='random', style_size=_SIDE)
+
     def _detect(self, cfg: Config) -> None:
         root = self._root('coco')
         for name in _LOADERS:
@@ -115,7 +132,8 @@ def _shorten(cfg: Config) -> None:
     else:
         end, by = _EPOCHS, 'epochs'
     cfg.train_cfg[f'max_{by}'] = end
-    schedulers = cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
+    given = cfg.get('param_scheduler') or []
+    schedulers = given if isinstance(given, list) else [given]
     for scheduler in schedulers:
         if scheduler.type in ('PolyLR', 'CosineAnnealingLR') and 'end' in scheduler:
             scheduler.end = min(scheduler.end, end)

@@ -2,8 +2,9 @@
 
 from ..registry import report_taken_names
 from .inception_v2 import InceptionV2
+from .stylization import PerceptualLoss, Stylizer, TransformationNetwork
 from .thin_resnet_cifar import ThinResNetCIFAR
 
 report_taken_names()
 
-__all__ = ['InceptionV2', 'ThinResNetCIFAR']
+__all__ = ['InceptionV2', 'PerceptualLoss', 'Stylizer', 'ThinResNetCIFAR', 'TransformationNetwork']

@@ -29,7 +29,8 @@ def built():
     @functools.cache
     def build(name):
         cfg = read_config(catalogue().run_of(catalogue()[name]))
-        importlib.import_module(f'{cfg.default_scope}.models')
+        if cfg.default_scope != 'mmengine':
+            importlib.import_module(f'{cfg.default_scope}.models')
         add_training_defaults(cfg)
         for module in cfg.get('custom_imports', {}).get('imports', ()):
             importlib.import_module(module)

@@ -38,11 +38,12 @@ def norm_cfgs(node, kind):
 
 def starts(cfg):
     """How the first norm of the network starts, and the last of each block."""
-    _, layer = build_norm_layer(dict(cfg.model.backbone.norm_cfg), 64)
+    network = cfg.model.get('backbone') or cfg.model.network
+    _, layer = build_norm_layer(dict(network.norm_cfg), 64)
     found = {}
     if getattr(layer, 'weight', None) is not None:
         assert layer.bias.eq(0).all()
-        found['last_gamma'] = 0 if cfg.model.backbone.get('zero_init_residual') else layer.weight.flatten()[0].item()
+        found['last_gamma'] = 0 if network.get('zero_init_residual') else layer.weight.flatten()[0].item()
         assert layer.weight.eq(layer.weight.flatten()[0]).all()
     if hasattr(layer, 'mean_weight'):
         (found['logits'],) = {*layer.mean_weight.tolist(), *layer.var_weight.tolist()}
