@@ -55,9 +55,8 @@ class BatchChannelNorm(FixedPoolNorm):
         var = (batch_scale.square() * var).to(batch_shift.dtype)
         deviation, variance = ops.pool(batch_shift, var, normalizers=('GN',), num_groups=self.num_groups)
         size = self.num_features // self.num_groups
-        weight, bias = (t.repeat_interleave(size) for t in (self.group_weight, self.group_bias))
-        scale = (variance[0] + self.eps).rsqrt() * weight
-        return scale * batch_scale, scale * deviation[0] + bias
+        scale = (variance[0] + self.eps).rsqrt() * self.group_weight.repeat_interleave(size)
+        return scale * batch_scale, scale * deviation[0] + self.group_bias.repeat_interleave(size)
 
     def sole_normalizer(self) -> str | None:
         return None

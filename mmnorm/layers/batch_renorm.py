@@ -58,7 +58,7 @@ class BatchRenorm(FixedPoolNorm):
         corrects = self.training and self.running_mean is not None and self.running_var is not None
         # As they were before this batch, which pool lets in.
         running = [t.to(mean.dtype, copy=True) for t in (self.running_mean, self.running_var)] if corrects else []  # type: ignore[union-attr]
-        deviation, variance = (t[0] for t in self.pool(mean, var, positions, update_running_stats))
+        (deviation,), (variance,) = self.pool(mean, var, positions, update_running_stats)
         std = (variance + self.eps).sqrt()
         if not corrects:
             return self.with_affine(1 / std, deviation / std)

@@ -49,8 +49,10 @@ class InstanceBatchNorm(FixedPoolNorm):
     def coefficients(
         self, mean: Tensor, var: Tensor, positions: int, update_running_stats: bool = True
     ) -> tuple[Tensor, Tensor]:
-        pooled = self.pool(mean, var, positions, update_running_stats)
-        deviation, variance = (torch.where(self.instance > 0, of_each[0], of_each[1]) for of_each in pooled)
+        deviation, variance = self.pool(mean, var, positions, update_running_stats)
+        instance = self.instance > 0
+        deviation = torch.where(instance, deviation[0], deviation[1])
+        variance = torch.where(instance, variance[0], variance[1])
         scale = (variance + self.eps).rsqrt()
         return self.with_affine(scale, scale * deviation)
 
