@@ -46,7 +46,7 @@ def check_operators(needed_by: str) -> None:
     release = f'{name.removesuffix("-lite")}=={version(name)}'
     raise UsageError(
         f'{needed_by} needs mmdet, and mmdet the compiled operators of mmcv, which the installed one lacks. '
-        f'In a checkout of mmnorm type: make env (it compiles them, once, in 10 to 20 minutes). Elsewhere, with torch, '
+        f'In a checkout of mmnorm type: make env (it compiles them, once, in 5 to 10 minutes). Elsewhere, with torch, '
         f'setuptools, wheel and ninja installed: '
         f'pip install --force-reinstall --no-deps --no-build-isolation --no-cache-dir {release}'
     )
