@@ -33,15 +33,16 @@ class MixingStep : public Step {
 };
 
 // Of statistics, or of outputs: these have ratios of each sample, and may have rows of gamma and beta.
+template <bool kOfOutputs>
 class MixStep : public MixingStep {
  public:
-  MixStep(bool of_outputs, double eps, py::function again) : MixingStep(eps, std::move(again)), of_outputs_(of_outputs) {}
+  using MixingStep::MixingStep;
 
   void check(const variable_list& inputs) const override {
     const auto p = checked_pool(inputs);
-    check_floating(inputs[2], "ratios", {of_outputs_ ? p.samples : 2, p.normalizers});
-    of_outputs_ ? check_rows(inputs[3], "weight", p) : check_optional(inputs[3], "weight", {p.channels});
-    of_outputs_ ? check_rows(inputs[4], "bias", p) : check_optional(inputs[4], "bias", {p.channels});
+    check_floating(inputs[2], "ratios", {kOfOutputs ? p.samples : 2, p.normalizers});
+    kOfOutputs ? check_rows(inputs[3], "weight", p) : check_optional(inputs[3], "weight", {p.channels});
+    kOfOutputs ? check_rows(inputs[4], "bias", p) : check_optional(inputs[4], "bias", {p.channels});
   }
 
   // inputs: deviation, variance, ratios, weight, bias
@@ -52,7 +53,7 @@ class MixStep : public MixingStep {
     const at::Tensor b = has_rows(betas) ? betas.sum(0) : betas;
     const at::Tensor scale = planes_like(d), shift = planes_like(d);
     MMNORM_DISPATCH(dtype, "mmnorm::mix", {
-      if (of_outputs_) {
+      if constexpr (kOfOutputs) {
         MMNORM_CALL(mix_outputs, pointer<T>(d), pointer<T>(v), pointer<T>(r), pointer<T>(w), stride(w), pointer<T>(b),
                     static_cast<T>(eps_), scale.data_ptr<T>(), shift.data_ptr<T>(), planes_of(d));
       } else {
@@ -75,7 +76,7 @@ class MixStep : public MixingStep {
     MMNORM_DISPATCH(dtype, "mmnorm::mix_backward", {
       T *dd = ddeviation.data_ptr<T>(), *dv = dvariance.data_ptr<T>(), *dr = dratios.data_ptr<T>(),
         *dw = dweight.data_ptr<T>(), *db = dbias.data_ptr<T>();
-      if (of_outputs_) {
+      if constexpr (kOfOutputs) {
         MMNORM_CALL(mix_outputs_backward, pointer<T>(d), pointer<T>(v), pointer<T>(r), pointer<T>(w), stride(w),
                     static_cast<T>(eps_), pointer<T>(dscale), pointer<T>(dshift), dd, dv, dr, dw, db, planes_of(d));
       } else {
@@ -90,8 +91,6 @@ class MixStep : public MixingStep {
   static bool has_rows(const at::Tensor& t) { return t.defined() && t.dim() == 2; }
   // From one normalizer's gamma to the next one's.
   static int64_t stride(const at::Tensor& weight) { return has_rows(weight) ? weight.size(1) : 0; }
-
-  bool of_outputs_;
 };
 
 class CorrelateStep : public MixingStep {
@@ -191,27 +190,11 @@ class RescaleStep : public MixingStep {
 
 }  // namespace
 
-std::vector<at::Tensor> mix_statistics(const at::Tensor& deviation, const at::Tensor& variance,
-                                       const at::Tensor& ratios, const OptionalTensor& weight,
-                                       const OptionalTensor& bias, double eps, py::function again) {
-  return run(c10::make_intrusive<MixStep>(false, eps, std::move(again)), {deviation, variance, ratios, weight, bias});
-}
-
-std::vector<at::Tensor> mix_outputs(const at::Tensor& deviation, const at::Tensor& variance, const at::Tensor& ratios,
-                                    const OptionalTensor& weight, const OptionalTensor& bias, double eps,
-                                    py::function again) {
-  return run(c10::make_intrusive<MixStep>(true, eps, std::move(again)), {deviation, variance, ratios, weight, bias});
-}
-
-at::Tensor correlate(const at::Tensor& deviation, const at::Tensor& variance, const OptionalTensor& conv_weight,
-                     double eps, py::function again) {
-  return run(c10::make_intrusive<CorrelateStep>(eps, std::move(again)), {deviation, variance, conv_weight})[0];
-}
-
-std::vector<at::Tensor> rescale(const at::Tensor& deviation, const at::Tensor& variance, const at::Tensor& omega,
-                                const at::Tensor& beta, const OptionalTensor& weight, const OptionalTensor& bias,
-                                double eps, py::function again) {
-  return run(c10::make_intrusive<RescaleStep>(eps, std::move(again)), {deviation, variance, omega, beta, weight, bias});
+void define_mixing(py::module_& module) {
+  define_step<MixStep<false>, double>(module, "mix_statistics", std::make_index_sequence<5>());
+  define_step<MixStep<true>, double>(module, "mix_outputs", std::make_index_sequence<5>());
+  define_step<CorrelateStep, double>(module, "correlate", std::make_index_sequence<3>());
+  define_step<RescaleStep, double>(module, "rescale", std::make_index_sequence<6>());
 }
 
 }  // namespace mmnorm

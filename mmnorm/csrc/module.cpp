@@ -22,7 +22,7 @@ PYBIND11_MODULE(_C, module) {
   });
 
   // Of the functions below, as they are called from Python; to be raised with every change.
-  module.attr("INTERFACE") = 4;
+  module.attr("INTERFACE") = 5;
   module.def("instructions", &instructions);
   module.def("moments", &moments, release());
   module.def("affine", &affine, release());
@@ -33,12 +33,8 @@ PYBIND11_MODULE(_C, module) {
   module.def("moments_node", &moments_node);
   module.def("affine_node", &affine_node);
 
-  module.def("pool", &pool);
-  module.def("group_moments", &group_moments);
-  module.def("mix_statistics", &mix_statistics);
-  module.def("mix_outputs", &mix_outputs);
-  module.def("correlate", &correlate);
-  module.def("rescale", &rescale);
-  module.def("perceptron", &perceptron);
-  module.def("sparsestmax", &sparsestmax);
+  define_mixing(module);
+  define_nets(module);
+  define_pools(module);
+  define_sparsestmax(module);
 }

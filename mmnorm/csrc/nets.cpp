@@ -1,7 +1,11 @@
 #include "step.h"
 
+#include <algorithm>
 #include <map>
 #include <utility>
+
+#define MMNORM_KERNELS "net_kernels.h"
+#include "instructions.h"
 
 namespace mmnorm {
 namespace {
@@ -67,16 +71,31 @@ class PerceptronStep : public Step {
     const Tensor &hidden = kept[0], &output = kept[1];
     check_numbers(hidden, "hidden", dtype, {features.size(0), w1.size(0)});
     check_numbers(output, "output", dtype, {features.size(0), w2.size(0)});
-    const Tensor second = output_.backward(as(gradients[0], dtype), output);
-    const Tensor first = hidden_.backward(at::mm(second, w2), hidden);
-    return {at::mm(first, w1), at::mm(first.t(), features), first.sum(0), at::mm(second.t(), hidden), second.sum(0)};
+    const variable_list second = linear_backward(output_.backward(as(gradients[0], dtype), output), hidden, w2);
+    const variable_list first = linear_backward(hidden_.backward(second[0], hidden), features, w1);
+    return {first[0], first[1], first[2], second[1], second[2]};
   }
 
  private:
   static Tensor linear(const Tensor& input, const Tensor& weight, const Tensor& bias) {
     const auto dtype = input.scalar_type();
-    const Tensor x = as(input, dtype), w = as(weight, dtype).t();
-    return bias.defined() ? at::addmm(as(bias, dtype), x, w) : at::mm(x, w);
+    const Tensor x = as(input, dtype), w = as(weight, dtype), b = as(bias, dtype);
+    const Tensor y = at::empty({x.size(0), w.size(0)}, x.options());
+    MMNORM_DISPATCH(dtype, "mmnorm::linear", {
+      MMNORM_CALL(linear, pointer<T>(x), pointer<T>(w), pointer<T>(b), y.data_ptr<T>(), x.size(0), w.size(1), w.size(0));
+    });
+    return y;
+  }
+
+  // The gradients of input, weight and bias.
+  static variable_list linear_backward(const Tensor& gradient, const Tensor& x, const Tensor& w) {
+    const Tensor dy = as(gradient, x.scalar_type());
+    const Tensor dx = at::zeros_like(x), dw = at::zeros_like(w), db = at::zeros({w.size(0)}, w.options());
+    MMNORM_DISPATCH(x.scalar_type(), "mmnorm::linear_backward", {
+      MMNORM_CALL(linear_backward, pointer<T>(dy), pointer<T>(x), pointer<T>(w), dx.data_ptr<T>(), dw.data_ptr<T>(),
+                  db.data_ptr<T>(), x.size(0), w.size(1), w.size(0));
+    });
+    return {dx, dw, db};
   }
 
   const Activation &hidden_, &output_;
@@ -84,11 +103,8 @@ class PerceptronStep : public Step {
 
 }  // namespace
 
-at::Tensor perceptron(const at::Tensor& features, const at::Tensor& weight1, const OptionalTensor& bias1,
-                      const at::Tensor& weight2, const OptionalTensor& bias2, const std::string& hidden,
-                      const std::string& output, py::function again) {
-  return run(c10::make_intrusive<PerceptronStep>(hidden, output, std::move(again)),
-             {features, weight1, bias1, weight2, bias2})[0];
+void define_nets(py::module_& module) {
+  define_step<PerceptronStep, std::string, std::string>(module, "perceptron", std::make_index_sequence<5>());
 }
 
 }  // namespace mmnorm

@@ -25,30 +25,6 @@ at::Tensor as_laid_out(const at::Tensor& dy, const at::Tensor& x) {
   return dense.is_neg() ? dense.resolve_neg() : dense;
 }
 
-// factor * t, by a loop: an operator takes longer for so few numbers.
-at::Tensor in_double(const at::Tensor& t, double factor) {
-  const bool as_is = (t.scalar_type() == at::kFloat || t.scalar_type() == at::kDouble) && t.is_contiguous() && !t.is_neg();
-  const at::Tensor numbers = as_is ? t : t.to(at::kDouble).contiguous().resolve_neg();
-  at::Tensor result = at::empty(t.sizes(), t.options().dtype(at::kDouble));
-  AT_DISPATCH_FLOATING_TYPES(numbers.scalar_type(), "mmnorm::in_double", [&] {
-    const scalar_t* from = numbers.const_data_ptr<scalar_t>();
-    std::transform(from, from + t.numel(), result.data_ptr<double>(),
-                   [&](scalar_t v) { return factor * static_cast<double>(v); });
-  });
-  return result;
-}
-
-// What the affine form sends to the mean, -scale * total: in double, as the mean is.
-at::Tensor mean_gradient(const at::Tensor& scale, const at::Tensor& total) {
-  at::Tensor result = in_double(scale, -1);
-  double* out = result.data_ptr<double>();
-  AT_DISPATCH_FLOATING_TYPES(total.scalar_type(), "mmnorm::mean_gradient", [&] {
-    std::transform(out, out + total.numel(), total.const_data_ptr<scalar_t>(), out,
-                   [](double factor, scalar_t sum) { return factor * static_cast<double>(sum); });
-  });
-  return result;
-}
-
 at::Tensor stand_in(const at::Tensor& t) {
   return at::empty({1}, t.options()).as_strided(t.sizes(), std::vector<int64_t>(t.dim(), 0));
 }
@@ -79,15 +55,13 @@ struct MomentsNode : torch::autograd::Function<MomentsNode> {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     // Of the mean, the variance, and through the stand-ins: dx = scale * g + 2 / L * dvar * (x - mean) + dmean / L
     const auto positions = static_cast<double>(x.numel() / mean.numel());
-    const auto factor_of = [&](const at::Tensor& gradient, double factor) {
-      return gradient.defined() ? in_double(gradient, factor) : at::zeros_like(mean);
-    };
-    const at::Tensor offset = factor_of(gradients[0], 1 / positions), slope = factor_of(gradients[1], 2 / positions);
-    const at::Tensor scale = gradients[3].defined() ? gradients[3] : at::zeros_like(mean);
+    const auto or_zeros = [&](const at::Tensor& t) { return t.defined() ? t : at::zeros_like(mean); };
+    const at::Tensor dmean = or_zeros(gradients[0]), dvar = or_zeros(gradients[1]), scale = or_zeros(gradients[3]);
     const at::Tensor dy = gradients[2].defined() ? as_laid_out(gradients[2], x) : at::zeros_like(x);
     const double negative_slope = gradients[4].defined() ? context->saved_data[kSlope].toDouble() : kNoActivation;
     const at::Tensor shift = gradients[4].defined() ? gradients[4] : scale;
-    return {input_gradient(dy, x, mean, scale, shift, slope, offset, negative_slope), at::Tensor(), at::Tensor()};
+    return {input_gradient(dy, x, mean, scale, shift, dvar, dmean, 2 / positions, 1 / positions, negative_slope),
+            at::Tensor(), at::Tensor()};
   }
 };
 

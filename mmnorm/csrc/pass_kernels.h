@@ -73,19 +73,28 @@ inline void read_stream(const T* from, V& v, int64_t ahead = kAhead / static_cas
 }
 
 template <typename T, typename V>
-inline void write_stream(T* to, const V& v) {
-  __builtin_prefetch(to + kAhead / static_cast<int64_t>(sizeof(T)), 1);
+inline void write_stream(T* to, const V& v, int64_t ahead = kAhead / static_cast<int64_t>(sizeof(T))) {
+  __builtin_prefetch(to + ahead, 1);
   write(to, v);
 }
 
-// The sum over the lanes of a vector, in double.
-template <typename V>
-inline double total(const V& v) {
-  double sum = 0;
-  for (size_t i = 0; i < sizeof(v) / sizeof(v[0]); ++i) {
-    sum += static_cast<double>(v[i]);
+// The sum over the lanes of a vector, in double, half by half.
+inline double total(const Vector<double>& v) {
+  double sums[Lanes<double>::size];
+  write(sums, v);
+  for (int64_t half = Lanes<double>::size / 2; half > 0; half /= 2) {
+    for (int64_t i = 0; i < half; ++i) {
+      sums[i] += sums[i + half];
+    }
   }
-  return sum;
+  return sums[0];
+}
+
+inline double total(const Vector<float>& v) {
+  using Half = float __attribute__((vector_size(MMNORM_BYTES / 2)));
+  Half halves[2];
+  std::memcpy(halves, &v, sizeof(v));
+  return total(__builtin_convertvector(halves[0], Vector<double>) + __builtin_convertvector(halves[1], Vector<double>));
 }
 
 // What follows the affine form, and its gradient; below 0, relu and leaky_relu have a slope.
@@ -243,42 +252,57 @@ struct Sums {
 
 // Contiguous: planes [begin, end) of `length` values each.
 
+// Sums of the deviations of a plane's values from c, and of their squares.
+template <typename T, typename A>
+inline void sums_about(const T* row, A c, int64_t length, double& sum, double& square) {
+  Sums<A> sums, squares;
+  walk<A>(
+      length,
+      [&](int64_t i, int part) {
+        Vector<A> v;
+        read_stream(row + i, v);
+        v -= c;
+        sums.parts[part] += v;
+        squares.parts[part] += v * v;
+      },
+      [&](int64_t i) {
+        const A v = static_cast<A>(row[i]) - c;
+        sums.sum += static_cast<double>(v);
+        squares.sum += static_cast<double>(v) * static_cast<double>(v);
+      },
+      [&] {
+        sums.flush();
+        squares.flush();
+      });
+  sum = sums.sum;
+  square = squares.sum;
+}
+
 template <typename T, typename A>
 void plane_moments(const T* x, double* mean, A* var, int64_t length, int64_t begin, int64_t end) {
-  for (int64_t plane = begin; plane < end; ++plane) {
-    const T* row = x + plane * length;
+  // Planes at a time, whose divisions would otherwise be waited for, one after the other.
+  constexpr int64_t kPlanes = 64;
+  A centers[kPlanes];
+  double sums[kPlanes], squares[kPlanes];
+  for (int64_t first = begin; first < end; first += kPlanes) {
+    const int64_t size = std::min(kPlanes, end - first);
     // Deviations from any value of the plane keep the square small. Where that value is far from the rest, as the mean
     // then tells, the mean is taken instead.
-    double center = static_cast<double>(static_cast<A>(row[0]));
-    for (int attempt = 0;; ++attempt) {
-      const A c = static_cast<A>(center);
-      Sums<A> sums, squares;
-      walk<A>(
-          length,
-          [&](int64_t i, int part) {
-            Vector<A> v;
-            read_stream(row + i, v);
-            v -= c;
-            sums.parts[part] += v;
-            squares.parts[part] += v * v;
-          },
-          [&](int64_t i) {
-            const A v = static_cast<A>(row[i]) - c;
-            sums.sum += static_cast<double>(v);
-            squares.sum += static_cast<double>(v) * static_cast<double>(v);
-          },
-          [&] {
-            sums.flush();
-            squares.flush();
-          });
-      const double deviation = sums.sum / length;
-      const double variance = squares.sum / length - deviation * deviation;
-      mean[plane] = static_cast<double>(c) + deviation;
-      var[plane] = static_cast<A>(variance < 0 ? 0 : variance);  // NaN stays NaN
-      if (attempt == 1 || !(deviation * deviation > kFar * variance)) {
-        break;
+    for (int64_t i = 0; i < size; ++i) {
+      const T* row = x + (first + i) * length;
+      centers[i] = static_cast<A>(row[0]);
+      sums_about(row, centers[i], length, sums[i], squares[i]);
+    }
+    if (!moments_about(centers, sums, squares, length, mean + first, var + first, size)) {
+      continue;
+    }
+    for (int64_t i = 0; i < size; ++i) {
+      const double deviation = mean[first + i] - static_cast<double>(centers[i]);
+      if (deviation * deviation > kFar * static_cast<double>(var[first + i])) {
+        const A c = static_cast<A>(mean[first + i]);
+        sums_about(x + (first + i) * length, c, length, sums[i], squares[i]);
+        moments_about(&c, &sums[i], &squares[i], length, mean + first + i, var + first + i, 1);
       }
-      center = mean[plane];
     }
   }
 }
@@ -461,16 +485,26 @@ inline void along_channels(int64_t channels, const Full& full, const Single& sin
   }
 }
 
-// Rows that are summed in the accumulation type before they are added to doubles, and channels at a time: their sums
-// stay in the fastest cache, and each row is read in long pieces.
+// Rows that are summed in the accumulation type before they are added to doubles.
 constexpr int64_t kRows = 64;
-constexpr int64_t kTile = 512;
 
 // Values between one and that of the same channel which is asked for at the same time: at least kAhead within a tile.
 template <typename T>
 inline int64_t rows_ahead(int64_t channels) {
   const int64_t width = std::min(kTile, channels) * static_cast<int64_t>(sizeof(T));
   return std::max<int64_t>(4, kAhead / width) * channels;
+}
+
+// Calls f(row, i, size) for rows, or for pieces of them, `size` values from channel i on: then the numbers of a piece's
+// planes stay in the fastest cache for all rows. Without pieces they are walked through in the order of memory.
+template <typename F>
+inline void for_pieces(int64_t channels, int64_t begin, int64_t end, bool in_pieces, const F& f) {
+  const int64_t width = in_pieces ? kTile : channels;
+  for (int64_t i = 0; i < channels; i += width) {
+    for (int64_t row = begin; row < end; ++row) {
+      f(row, i, std::min(width, channels - i));
+    }
+  }
 }
 
 // Two sums over the rows for each channel; full and single add what the values of a row from channel i on contribute.
@@ -549,25 +583,27 @@ void row_moments(const T* x, const A* center, double* sum, double* square, int64
 
 template <typename T, typename A>
 void row_affine(const T* x, const A* center, const A* scale, const A* shift, A negative_slope, T* y,
-                int64_t channels, int64_t begin, int64_t end) {
+                int64_t channels, int64_t begin, int64_t end, bool in_pieces) {
   with_activation(negative_slope, [&](const auto& activation) {
-    for (int64_t row = begin; row < end; ++row) {
-      const T* from = x + row * channels;
-      T* to = y + row * channels;
+    const int64_t ahead = in_pieces ? rows_ahead<T>(channels) : kAhead / static_cast<int64_t>(sizeof(T));
+    for_pieces(channels, begin, end, in_pieces, [&](int64_t row, int64_t first, int64_t size) {
+      const T* from = x + row * channels + first;
+      T* to = y + row * channels + first;
+      const A *centers = center + first, *scales = scale + first, *shifts = shift + first;
       along_channels<A>(
-          channels,
+          size,
           [&](int64_t i) {
             Vector<A> v, c, s, t;
-            read_stream(from + i, v);
-            read(center + i, c);
-            read(scale + i, s);
-            read(shift + i, t);
-            write_stream(to + i, activation((v - c) * s + t));
+            read_stream(from + i, v, ahead);
+            read(centers + i, c);
+            read(scales + i, s);
+            read(shifts + i, t);
+            write_stream(to + i, activation((v - c) * s + t), ahead);
           },
           [&](int64_t i) {
-            to[i] = static_cast<T>(activation((static_cast<A>(from[i]) - center[i]) * scale[i] + shift[i]));
+            to[i] = static_cast<T>(activation((static_cast<A>(from[i]) - centers[i]) * scales[i] + shifts[i]));
           });
-    }
+    });
   });
 }
 
@@ -662,33 +698,37 @@ void row_sums_add(const T* dy, const T* x, const uint8_t* bits, const A* center,
 
 template <typename T, typename A>
 void row_gradient(const T* dy, const T* x, const A* center, const A* scale, const A* shift, A negative_slope,
-                  const A* slope, const A* offset, T* dx, int64_t channels, int64_t begin, int64_t end) {
+                  const A* slope, const A* offset, T* dx, int64_t channels, int64_t begin, int64_t end,
+                  bool in_pieces) {
   with_activation(negative_slope, [&](const auto& activation) {
-    for (int64_t row = begin; row < end; ++row) {
-      const T* gradient = dy + row * channels;
-      const T* from = x + row * channels;
-      T* to = dx + row * channels;
+    const int64_t ahead = in_pieces ? rows_ahead<T>(channels) : kAhead / static_cast<int64_t>(sizeof(T));
+    for_pieces(channels, begin, end, in_pieces, [&](int64_t row, int64_t first, int64_t size) {
+      const T* gradient = dy + row * channels + first;
+      const T* from = x + row * channels + first;
+      T* to = dx + row * channels + first;
+      const A *centers = center + first, *scales = scale + first, *shifts = shift + first, *slopes = slope + first,
+              *offsets = offset + first;
       along_channels<A>(
-          channels,
+          size,
           [&](int64_t i) {
             Vector<A> g, v, c, s, t, k, o;
-            read_stream(gradient + i, g);
-            read_stream(from + i, v);
-            read(center + i, c);
-            read(scale + i, s);
-            read(shift + i, t);
-            read(slope + i, k);
-            read(offset + i, o);
+            read_stream(gradient + i, g, ahead);
+            read_stream(from + i, v, ahead);
+            read(centers + i, c);
+            read(scales + i, s);
+            read(shifts + i, t);
+            read(slopes + i, k);
+            read(offsets + i, o);
             v -= c;
             g = activation.gradient(v * s + t, g);
-            write_stream(to + i, g * s + v * k + o);
+            write_stream(to + i, g * s + v * k + o, ahead);
           },
           [&](int64_t i) {
-            const A v = static_cast<A>(from[i]) - center[i];
-            const A g = activation.gradient(v * scale[i] + shift[i], static_cast<A>(gradient[i]));
-            to[i] = static_cast<T>(g * scale[i] + v * slope[i] + offset[i]);
+            const A v = static_cast<A>(from[i]) - centers[i];
+            const A g = activation.gradient(v * scales[i] + shifts[i], static_cast<A>(gradient[i]));
+            to[i] = static_cast<T>(g * scales[i] + v * slopes[i] + offsets[i]);
           });
-    }
+    });
   });
 }
 

@@ -11,9 +11,9 @@
 #include <cstdint>
 #include <cstring>
 #include <fstream>
+#include <memory>
 #include <optional>
 #include <type_traits>
-#include <vector>
 
 #include "checks.h"
 
@@ -23,8 +23,14 @@ namespace mmnorm {
 // taken as a difference of squares.
 constexpr double kFar = 16;
 
+// Channels of channels_last rows that are taken at a time: their sums stay in the fastest cache, and each row is read in
+// long pieces.
+constexpr int64_t kTile = 512;
+
 }  // namespace mmnorm
 
+#define MMNORM_KERNELS "number_kernels.h"
+#include "instructions.h"
 #define MMNORM_KERNELS "pass_kernels.h"
 #include "instructions.h"
 
@@ -67,10 +73,15 @@ struct Shape {
     return std::min((length + 63) / 64, std::max<int64_t>(1, (64 + samples - 1) / samples));
   }
 
-  // Whether rows of so many tensors like x are best summed some at a time. Where the tensors come from memory, to read
-  // them in its order is worth more: with two of them up to a third of the time.
+  // Whether rows of so many tensors like x are best taken some at a time, or in pieces. Where the tensors come from
+  // memory, to read them in its order is worth more: with two of them up to a third of the time.
   bool in_cache(int64_t tensors, int64_t element_size) const {
     return tensors * planes() * length * element_size <= kCacheBytes / 2;
+  }
+
+  // For sums, too; rows that are longer than a tile are not read in that order anyway.
+  bool four_rows_at_a_time(int64_t tensors, int64_t element_size) const {
+    return in_cache(tensors, element_size) || channels > kTile;
   }
 
   int64_t samples, channels, length;
@@ -154,28 +165,30 @@ void sum_pieces(const Shape& shape, A* first, A* second, const F& f) {
   const at::Tensor sums = sum_pieces(shape, f);
   for (int64_t n = 0; n < shape.samples; ++n) {
     const double* sum = gather(sums, n);
-    for (int64_t i = 0; i < shape.channels; ++i) {
-      first[n * shape.channels + i] = static_cast<A>(sum[i]);
-      second[n * shape.channels + i] = static_cast<A>(sum[shape.channels + i]);
-    }
+    MMNORM_CALL(convert, sum, first + n * shape.channels, 1, shape.channels);
+    MMNORM_CALL(convert, sum + shape.channels, second + n * shape.channels, 1, shape.channels);
   }
 }
+
+// Numbers of planes that are about to be written.
+template <typename A>
+class Array {
+ public:
+  explicit Array(int64_t size) : data_(new A[size]) {}
+  A* data() const { return data_.get(); }
+
+ private:
+  std::unique_ptr<A[]> data_;
+};
 
 template <typename scalar_t, typename A>
 void moments_of_rows(const scalar_t* x, double* mean, A* var, const Shape& shape) {
   const int64_t channels = shape.channels, length = shape.length;
-  const bool together = shape.in_cache(1, sizeof(scalar_t));
+  const bool together = shape.four_rows_at_a_time(1, sizeof(scalar_t));
   // To begin with, the mean of a few rows: one far off would cost all planes another attempt.
-  std::vector<A> center(shape.planes(), A(0));
-  const int64_t picked = std::min<int64_t>(length, 16);
+  const Array<A> center(shape.planes());
   for (int64_t n = 0; n < shape.samples; ++n) {
-    A* c = center.data() + n * channels;
-    for (int64_t pick = 0; pick < picked; ++pick) {
-      const scalar_t* row = x + (n * length + pick * length / picked) * channels;
-      for (int64_t i = 0; i < channels; ++i) {
-        c[i] += static_cast<A>(row[i]) / picked;
-      }
-    }
+    MMNORM_CALL(mean_of_some_rows, x + n * length * channels, center.data() + n * channels, channels, length);
   }
   // See plane_moments for the two attempts.
   for (int attempt = 0; attempt < 2; ++attempt) {
@@ -187,24 +200,14 @@ void moments_of_rows(const scalar_t* x, double* mean, A* var, const Shape& shape
     bool far = false;
     for (int64_t n = 0; n < shape.samples; ++n) {
       const double* sum = gather(sums, n);
-      const double* square = sum + channels;
-      for (int64_t i = 0; i < channels; ++i) {
-        const int64_t plane = n * channels + i;
-        const double deviation = sum[i] / length;
-        const double variance = square[i] / length - deviation * deviation;
-        mean[plane] = static_cast<double>(center[plane]) + deviation;
-        var[plane] = static_cast<A>(variance < 0 ? 0 : variance);  // NaN stays NaN
-        if (deviation * deviation > kFar * variance) {
-          far = true;
-        }
-      }
+      const int64_t plane = n * channels;
+      far |= MMNORM_CALL(moments_about, center.data() + plane, sum, sum + channels, length, mean + plane, var + plane,
+                         channels);
     }
     if (!far) {
       break;
     }
-    for (int64_t plane = 0; plane < shape.planes(); ++plane) {
-      center[plane] = static_cast<A>(mean[plane]);
-    }
+    MMNORM_CALL(convert, mean, center.data(), 1, shape.planes());
   }
 }
 
@@ -212,67 +215,79 @@ at::ScalarType accumulation_type(const at::Tensor& x) {
   return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-// Numbers of planes as the loops read them: the tensor's own, or converted.
+// A tensor whose numbers lie one after another.
+at::Tensor in_order(const at::Tensor& t) { return t.is_contiguous() && !t.is_neg() ? t : t.contiguous().resolve_neg(); }
+
+// Numbers of planes, times a factor, as the loops read them: the tensor's own, or converted.
 template <typename A>
 class Numbers {
  public:
-  explicit Numbers(const at::Tensor& t) : tensor_(t.is_contiguous() && !t.is_neg() ? t : t.contiguous().resolve_neg()) {
-    if (t.scalar_type() == c10::CppTypeToScalarType<A>::value) {
-      return;
-    }
-    // Without an operator, which takes longer than the loop.
-    if (t.scalar_type() == at::kDouble) {
-      const double* from = tensor_.const_data_ptr<double>();
-      converted_.assign(from, from + t.numel());
-    } else {
+  explicit Numbers(const at::Tensor& t, double factor = 1) : tensor_(in_order(t)) {
+    if (t.scalar_type() != at::kFloat && t.scalar_type() != at::kDouble) {
       tensor_ = tensor_.to(c10::CppTypeToScalarType<A>::value);
+    }
+    if (tensor_.scalar_type() != c10::CppTypeToScalarType<A>::value || factor != 1) {
+      converted_.emplace(t.numel());
+      AT_DISPATCH_FLOATING_TYPES(tensor_.scalar_type(), "mmnorm::numbers", [&] {
+        MMNORM_CALL(convert, tensor_.const_data_ptr<scalar_t>(), converted_->data(), factor, t.numel());
+      });
     }
   }
 
-  const A* data() const { return converted_.empty() ? tensor_.const_data_ptr<A>() : converted_.data(); }
+  const A* data() const { return converted_ ? converted_->data() : tensor_.const_data_ptr<A>(); }
 
  private:
   at::Tensor tensor_;
-  std::vector<A> converted_;
+  std::optional<Array<A>> converted_;
 };
 
-// scale * (x - mean) + shift as the loops read it: the mean rounded, and what is lost by that made good in the shift.
+// The means of planes, rounded, and what makes good what is lost by that.
 template <typename A>
-class Affine {
+class Centers {
  public:
-  explicit Affine(const at::Tensor& mean) : mean_(mean.const_data_ptr<double>()), centers_(mean.numel()) {
-    for (size_t plane = 0; plane < centers_.size(); ++plane) {
-      centers_[plane] = static_cast<A>(mean_[plane]);
-    }
+  explicit Centers(const at::Tensor& mean) : mean_(mean.const_data_ptr<double>()), size_(mean.numel()), centers_(size_) {
+    MMNORM_CALL(convert, mean_, centers_.data(), 1, size_);
   }
 
-  Affine(const at::Tensor& mean, const at::Tensor& scale, const at::Tensor& shift) : Affine(mean) {
-    scales_.emplace(scale);
-    const Numbers<A> shifts(shift);
-    shifts_.assign(shifts.data(), shifts.data() + mean.numel());
-    const A* s = this->scale();
-    for (size_t plane = 0; plane < shifts_.size(); ++plane) {
-      shifts_[plane] -= static_cast<A>(s[plane] * rest(plane));
-    }
-  }
+  const A* data() const { return centers_.data(); }
 
-  const A* center() const { return centers_.data(); }
-  const A* scale() const { return scales_->data(); }
-  const A* shift() const { return shifts_.data(); }
+  // The shift of scale * (x - center) + shift that makes it scale * (x - mean) + factor * shift.
+  Array<A> shift_for(const Numbers<A>& scale, const at::Tensor& shift, double factor = 1) const {
+    Array<A> result(size_);
+    const bool as_is = shift.scalar_type() == at::kFloat || shift.scalar_type() == at::kDouble;
+    const at::Tensor numbers = in_order(as_is ? shift : shift.to(at::kDouble));
+    AT_DISPATCH_FLOATING_TYPES(numbers.scalar_type(), "mmnorm::shift_for", [&] {
+      MMNORM_CALL(shift_for_center, mean_, data(), scale.data(), numbers.const_data_ptr<scalar_t>(), factor,
+                  result.data(), size_);
+    });
+    return result;
+  }
 
   // Sums of g * (x - center) to those of g * (x - mean), given those of g.
   void about_the_mean(const A* total, A* product) const {
-    for (size_t plane = 0; plane < centers_.size(); ++plane) {
-      product[plane] -= static_cast<A>(rest(plane)) * total[plane];
-    }
+    MMNORM_CALL(about_the_mean, mean_, data(), total, product, size_);
   }
 
  private:
-  double rest(size_t plane) const { return mean_[plane] - static_cast<double>(centers_[plane]); }
-
   const double* mean_;
-  std::vector<A> centers_, shifts_;
-  std::optional<Numbers<A>> scales_;
+  int64_t size_;
+  Array<A> centers_;
+};
+
+// scale * (x - mean) + shift as the loops read it.
+template <typename A>
+class Affine {
+ public:
+  Affine(const Centers<A>& centers, const at::Tensor& scale, const at::Tensor& shift, double scale_factor = 1,
+         double shift_factor = 1)
+      : scale_(scale, scale_factor), shift_(centers.shift_for(scale_, shift, shift_factor)) {}
+
+  const A* scale() const { return scale_.data(); }
+  const A* shift() const { return shift_.data(); }
+
+ private:
+  Numbers<A> scale_;
+  Array<A> shift_;
 };
 
 // Bytes of the bits of a row: of a plane, or of the channels of a position.
@@ -323,8 +338,9 @@ at::Tensor affine(const at::Tensor& x, const at::Tensor& mean, const at::Tensor&
     const auto a = static_cast<A>(negative_slope);
     const scalar_t* data = x.const_data_ptr<scalar_t>();
     scalar_t* out = y.data_ptr<scalar_t>();
-    const Affine<A> form(mean, scale, shift);
-    const A *c = form.center(), *s = form.scale(), *t = form.shift();
+    const Centers<A> centers(mean);
+    const Affine<A> form(centers, scale, shift);
+    const A *c = centers.data(), *s = form.scale(), *t = form.shift();
     if (shape.contiguous) {
       for_planes(shape, [&](int64_t begin, int64_t end) {
         MMNORM_CALL(plane_affine, data, c, s, t, a, out, shape.length, begin, end);
@@ -333,7 +349,7 @@ at::Tensor affine(const at::Tensor& x, const at::Tensor& mean, const at::Tensor&
       for_rows(shape, [&](int64_t n, int64_t begin, int64_t end) {
         const int64_t sample = n * shape.length * shape.channels, plane = n * shape.channels;
         MMNORM_CALL(row_affine, data + sample, c + plane, s + plane, t + plane, a, out + sample,
-                    shape.channels, begin, end);
+                    shape.channels, begin, end, shape.in_cache(2, sizeof(scalar_t)));
       });
     }
   });
@@ -357,8 +373,9 @@ std::tuple<at::Tensor, at::Tensor> affine_add(const at::Tensor& x, const at::Ten
       bits = at::empty({shape.rows(), bytes}, at::kByte);
       b = bits.data_ptr<uint8_t>();
     }
-    const Affine<A> form(mean, scale, shift);
-    const A *c = form.center(), *s = form.scale(), *t = form.shift();
+    const Centers<A> centers(mean);
+    const Affine<A> form(centers, scale, shift);
+    const A *c = centers.data(), *s = form.scale(), *t = form.shift();
     if (shape.contiguous) {
       for_planes(shape, [&](int64_t begin, int64_t end) {
         MMNORM_CALL(plane_affine_add, data, second, c, s, t, a, out, b, shape.length, begin, end);
@@ -383,8 +400,13 @@ std::tuple<at::Tensor, at::Tensor> plane_sums(const at::Tensor& dy, const at::Te
   MMNORM_DISPATCH(x, "mmnorm::plane_sums", {
     const auto a = static_cast<A>(negative_slope);
     const scalar_t *gradient = dy.const_data_ptr<scalar_t>(), *data = x.const_data_ptr<scalar_t>();
-    const Affine<A> form(mean, scale, shift);
-    const A *c = form.center(), *s = form.scale(), *t = form.shift();
+    const Centers<A> centers(mean);
+    // The activation's argument.
+    std::optional<Affine<A>> form;
+    if (negative_slope != kNoActivation) {
+      form.emplace(centers, scale, shift);
+    }
+    const A *c = centers.data(), *s = form ? form->scale() : c, *t = form ? form->shift() : c;
     A *first = total.data_ptr<A>(), *second = product.data_ptr<A>();
     if (shape.contiguous) {
       for_planes(shape, [&](int64_t begin, int64_t end) {
@@ -394,10 +416,10 @@ std::tuple<at::Tensor, at::Tensor> plane_sums(const at::Tensor& dy, const at::Te
       sum_pieces(shape, first, second, [&](int64_t n, int64_t begin, int64_t end, double* sum, double* products) {
         const int64_t sample = n * shape.length * shape.channels, plane = n * shape.channels;
         MMNORM_CALL(row_sums, gradient + sample, data + sample, c + plane, s + plane, t + plane, a, sum,
-                    products, shape.channels, begin, end, shape.in_cache(2, sizeof(scalar_t)));
+                    products, shape.channels, begin, end, shape.four_rows_at_a_time(2, sizeof(scalar_t)));
       });
     }
-    form.about_the_mean(first, second);
+    centers.about_the_mean(first, second);
   });
   return {total, product};
 }
@@ -417,8 +439,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> plane_sums_add(const at::Tensor& 
     const scalar_t *gradient = dy.const_data_ptr<scalar_t>(), *data = x.const_data_ptr<scalar_t>();
     const uint8_t* b = bits.const_data_ptr<uint8_t>();
     scalar_t* out = dz.data_ptr<scalar_t>();
-    const Affine<A> form(mean);
-    const A* c = form.center();
+    const Centers<A> centers(mean);
+    const A* c = centers.data();
     A *first = total.data_ptr<A>(), *second = product.data_ptr<A>();
     if (shape.contiguous) {
       for_planes(shape, [&](int64_t begin, int64_t end) {
@@ -429,10 +451,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> plane_sums_add(const at::Tensor& 
         const int64_t sample = n * shape.length * shape.channels;
         MMNORM_CALL(row_sums_add, gradient + sample, data + sample, b + n * shape.length * bytes,
                     c + n * shape.channels, a, out + sample, sum, products, shape.channels, begin, end,
-                    shape.in_cache(3, sizeof(scalar_t)));
+                    shape.four_rows_at_a_time(3, sizeof(scalar_t)));
       });
     }
-    form.about_the_mean(first, second);
+    centers.about_the_mean(first, second);
   });
   return {total, product, dz};
 }
@@ -451,9 +473,19 @@ at::Tensor slopes_of(const at::Tensor& bits, const at::Tensor& x, double negativ
   return slopes;
 }
 
+at::Tensor mean_gradient(const at::Tensor& scale, const at::Tensor& total) {
+  at::Tensor result = at::empty(total.sizes(), total.options().dtype(at::kDouble));
+  AT_DISPATCH_FLOATING_TYPES(total.scalar_type(), "mmnorm::mean_gradient", [&] {
+    const Numbers<scalar_t> scales(scale);
+    MMNORM_CALL(mean_gradient, scales.data(), total.const_data_ptr<scalar_t>(), result.data_ptr<double>(),
+                total.numel());
+  });
+  return result;
+}
+
 at::Tensor input_gradient(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& scale,
                           const at::Tensor& shift, const at::Tensor& slope, const at::Tensor& offset,
-                          double negative_slope) {
+                          double slope_factor, double offset_factor, double negative_slope) {
   const Shape shape(x);
   check_laid_out(dy, "dy", x);
   check_affine(mean, scale, shift, shape);
@@ -464,8 +496,15 @@ at::Tensor input_gradient(const at::Tensor& dy, const at::Tensor& x, const at::T
     const auto a = static_cast<A>(negative_slope);
     const scalar_t *gradient = dy.const_data_ptr<scalar_t>(), *data = x.const_data_ptr<scalar_t>();
     scalar_t* out = dx.data_ptr<scalar_t>();
-    const Affine<A> form(mean, scale, shift), deviation(mean, slope, offset);
-    const A *c = form.center(), *s = form.scale(), *t = form.shift(), *k = deviation.scale(), *o = deviation.shift();
+    const Centers<A> centers(mean);
+    const Affine<A> deviation(centers, slope, offset, slope_factor, offset_factor);
+    const Numbers<A> scales(scale);
+    std::optional<Array<A>> shifts;
+    if (negative_slope != kNoActivation) {
+      shifts.emplace(centers.shift_for(scales, shift));
+    }
+    const A *c = centers.data(), *s = scales.data(), *t = shifts ? shifts->data() : c, *k = deviation.scale(),
+            *o = deviation.shift();
     if (shape.contiguous) {
       for_planes(shape, [&](int64_t begin, int64_t end) {
         MMNORM_CALL(plane_gradient, gradient, data, c, s, t, a, k, o, out, shape.length, begin, end);
@@ -474,7 +513,8 @@ at::Tensor input_gradient(const at::Tensor& dy, const at::Tensor& x, const at::T
       for_rows(shape, [&](int64_t n, int64_t begin, int64_t end) {
         const int64_t sample = n * shape.length * shape.channels, plane = n * shape.channels;
         MMNORM_CALL(row_gradient, gradient + sample, data + sample, c + plane, s + plane, t + plane, a,
-                    k + plane, o + plane, out + sample, shape.channels, begin, end);
+                    k + plane, o + plane, out + sample, shape.channels, begin, end,
+                    shape.in_cache(3, sizeof(scalar_t)));
       });
     }
   });

@@ -36,10 +36,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> plane_sums_add(const at::Tensor& 
 // What the activation's gradient multiplies by, from those bits: negative_slope or 1, laid out as x.
 at::Tensor slopes_of(const at::Tensor& bits, const at::Tensor& x, double negative_slope);
 
-// scale * g + slope * (x - mean) + offset
+// What the affine form sends to the mean, given the sums of g: -scale * total, in double, as the mean is.
+at::Tensor mean_gradient(const at::Tensor& scale, const at::Tensor& total);
+
+// scale * g + slope_factor * slope * (x - mean) + offset_factor * offset
 at::Tensor input_gradient(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& scale,
                           const at::Tensor& shift, const at::Tensor& slope, const at::Tensor& offset,
-                          double negative_slope);
+                          double slope_factor, double offset_factor, double negative_slope);
 
 // The vector instructions that are used: "avx512", "avx2" or "default".
 std::string instructions();

@@ -196,7 +196,7 @@ class GroupMomentsStep : public Step {
                   v.data_ptr<T>(), mean.size(1) / groups_, mu.numel());
     });
     kept = {mu};
-    return {mu, v};
+    return {as(mu, v.scalar_type()), v};
   }
 
   variable_list backward(const variable_list& inputs, const variable_list& kept,
@@ -219,23 +219,21 @@ class GroupMomentsStep : public Step {
 
 }  // namespace
 
-std::vector<at::Tensor> pool(const at::Tensor& mean, const at::Tensor& var, const OptionalTensor& batch_mean,
-                             const OptionalTensor& batch_var, const std::vector<std::string>& normalizers,
-                             int64_t num_groups, const OptionalTensor& running_mean, const OptionalTensor& running_var,
-                             const OptionalTensor& num_batches, Optional<double> momentum, int64_t positions,
-                             py::function again) {
-  Tracking tracking;
-  if (running_mean.has_value()) {
-    tracking = {*running_mean, *running_var, *num_batches, momentum, positions};
-  }
-  Tracking* tracked = running_mean.has_value() ? &tracking : nullptr;
-  return run(c10::make_intrusive<PoolStep>(normalizers, num_groups, tracked, std::move(again)),
-             {mean, var, batch_mean, batch_var});
-}
-
-std::vector<at::Tensor> group_moments(const at::Tensor& mean, const at::Tensor& var, int64_t groups,
-                                      py::function again) {
-  return run(c10::make_intrusive<GroupMomentsStep>(groups, std::move(again)), {mean, var});
+void define_pools(py::module_& module) {
+  define_step<GroupMomentsStep, int64_t>(module, "group_moments", std::make_index_sequence<2>());
+  module.def("pool", [](const at::Tensor& mean, const at::Tensor& var, const OptionalTensor& batch_mean,
+                        const OptionalTensor& batch_var, const std::vector<std::string>& normalizers, int64_t num_groups,
+                        const OptionalTensor& running_mean, const OptionalTensor& running_var,
+                        const OptionalTensor& num_batches, Optional<double> momentum, int64_t positions,
+                        py::function again) {
+    Tracking tracking;
+    if (running_mean.has_value()) {
+      tracking = {*running_mean, *running_var, *num_batches, momentum, positions};
+    }
+    Tracking* tracked = running_mean.has_value() ? &tracking : nullptr;
+    return run(c10::make_intrusive<PoolStep>(normalizers, num_groups, tracked, std::move(again)),
+               {mean, var, batch_mean, batch_var});
+  });
 }
 
 }  // namespace mmnorm

@@ -92,8 +92,8 @@ class SparsestmaxStep : public Step {
 
 }  // namespace
 
-at::Tensor sparsestmax(const at::Tensor& z, const at::Tensor& radius, py::function again) {
-  return run(c10::make_intrusive<SparsestmaxStep>(std::move(again)), {z, radius})[0];
+void define_sparsestmax(py::module_& module) {
+  define_step<SparsestmaxStep>(module, "sparsestmax", std::make_index_sequence<2>());
 }
 
 }  // namespace mmnorm

@@ -7,11 +7,13 @@
 #include <cstdint>
 #include <initializer_list>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "again.h"
 #include "checks.h"
 #include "coefficients.h"
+#include "optional.h"
 #define MMNORM_KERNELS "shared_kernels.h"
 #include "instructions.h"
 
@@ -60,6 +62,16 @@ class Step : public Again {
 
 // The step, recorded; inputs that are left out are undefined for it.
 variable_list run(const c10::intrusive_ptr<Step>& step, std::initializer_list<OptionalTensor> inputs);
+
+// A Python function of a step that is made from these options, for so many inputs; with one output it returns no list.
+template <typename S, typename... Options, size_t... I>
+void define_step(pybind11::module_& module, const char* name, std::index_sequence<I...>) {
+  const auto input = [](size_t) -> OptionalTensor { return {}; };
+  module.def(name, [](std::decay_t<decltype(input(I))>... inputs, Options... options, pybind11::function again) {
+    const variable_list outputs = run(c10::make_intrusive<S>(std::move(options)..., std::move(again)), {inputs...});
+    return outputs.size() == 1 ? pybind11::cast(outputs[0]) : pybind11::cast(outputs);
+  });
+}
 
 // Moments that a step starts from: their type is computed in.
 inline void check_moments(const at::Tensor& t, const char* name, int64_t dims) {

@@ -164,7 +164,7 @@ class InstanceMetaNorm(LearnedNorm):
             ops.perceptron(key, self.encoder_weight, None, decoder, None, hidden='relu', output=activation)
             for key, decoder, activation in (
                 (key_var, self.var_decoder_weight, self.var_activation),
-                (key_mean.to(key_var.dtype), self.mean_decoder_weight, self.mean_activation),
+                (key_mean, self.mean_decoder_weight, self.mean_activation),
             )
         ]
         return omega, beta

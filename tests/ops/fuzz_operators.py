@@ -210,7 +210,7 @@ def passes_are_valid(name, arguments):
 
 
 def check_pass(name, arguments, valid):
-    slope = {'moments': [], 'affine_add': [1, True]}.get(name, [1])
+    slope = {'moments': [], 'affine_add': [1, True], 'input_gradient': [1, 1, 1]}.get(name, [1])
     outputs = getattr(_C, name)(*arguments, *slope)
     if not valid:
         raise NotRefused

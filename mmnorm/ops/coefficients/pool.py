@@ -119,10 +119,10 @@ def group_moments(mean: Tensor, var: Tensor, *, groups: int) -> tuple[Tensor, Te
         groups: Their number G, a divisor of C.
 
     Returns:
-        Mean and biased variance, both (N, G).
+        Mean and biased variance, both (N, G) and of one type.
     """
     pooled, pooled_var = pool_over(*_by_group(mean, var, groups), 2)
-    return pooled.squeeze(2), pooled_var.squeeze(2)
+    return pooled.squeeze(2).to(pooled_var.dtype), pooled_var.squeeze(2)
 
 
 def _by_group(mean: Tensor, var: Tensor, groups: int) -> tuple[Tensor, Tensor]:

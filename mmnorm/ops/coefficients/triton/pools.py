@@ -284,7 +284,7 @@ def _group_moments_forward(mean: Tensor, var: Tensor, *, groups: int):
     outputs = mean.new_empty(len(mean), groups), var.new_empty(len(mean), groups)
     pools, _, programs = _pools(mean, [groups])
     launch(_group_moments_kernel, *programs, (mean, var), outputs, *mean.shape, POOLS=pools)
-    return outputs, outputs[:1]
+    return (outputs[0].to(var.dtype), outputs[1]), outputs[:1]
 
 
 def _group_moments_backward(inputs, kept, gradients, *, groups: int):
