@@ -250,11 +250,49 @@ struct Sums {
   }
 };
 
+// Planes of a vector to a few, where the sums of the parts and of what is left over would take most of the time.
+template <typename A>
+inline bool is_short(int64_t length) {
+  return length >= Lanes<A>::size && length < 2 * kParts * Lanes<A>::size;
+}
+
+// Calls step(i, keep) for every vector of such a plane, the last one at its end; keep(v) is v, less what an earlier vector
+// has had of it.
+template <typename A, typename Step>
+inline void walk_short(int64_t length, const Step& step) {
+  constexpr int64_t lanes = Lanes<A>::size;
+  int64_t i = 0;
+  for (; i + lanes <= length; i += lanes) {
+    step(i, [](const Vector<A>& v) { return v; });
+  }
+  if (i < length) {
+    Vector<A> lane;
+    for (int64_t k = 0; k < lanes; ++k) {
+      lane[k] = static_cast<A>(k);
+    }
+    const A had = static_cast<A>(i + lanes - length);
+    step(length - lanes, [&](const Vector<A>& v) { return lane >= had ? v : Vector<A>{}; });
+  }
+}
+
 // Contiguous: planes [begin, end) of `length` values each.
 
 // Sums of the deviations of a plane's values from c, and of their squares.
 template <typename T, typename A>
 inline void sums_about(const T* row, A c, int64_t length, double& sum, double& square) {
+  if (is_short<A>(length)) {
+    Vector<A> s = {}, q = {};
+    walk_short<A>(length, [&](int64_t i, const auto& keep) {
+      Vector<A> v;
+      read_stream(row + i, v);
+      v = keep(v - c);
+      s += v;
+      q += v * v;
+    });
+    sum = total(s);
+    square = total(q);
+    return;
+  }
   Sums<A> sums, squares;
   walk<A>(
       length,
