@@ -42,7 +42,8 @@ optim_wrapper = dict(
 param_scheduler = dict(
     shared=[dict(
         type='CosineRestartLR', by_epoch=True, periods=[10, 20, 40, 80], restart_weights=[1, 1, 1, 1],
-        eta_min=0.001)])
+        eta_min=0.001)],
+    controller=[])
 train_cfg = dict(by_epoch=True, max_epochs=150)
 val_cfg = None
 test_cfg = dict()

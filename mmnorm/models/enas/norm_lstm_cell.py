@@ -7,7 +7,7 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ...registry import NORMS, SCOPE
+from ...registry import NAMES, NORMS, SCOPE
 
 _EXPECTED = (
     "a norm of each sample's features: LN, GN with num_groups that divide hidden_size, or SN with normalizers=('LN', 'GN')"
@@ -94,44 +94,38 @@ def build_step_norm(norm_cfg: dict | None, features: int) -> nn.Module:
     if norm_cfg is None:
         return nn.Identity()
     if not isinstance(norm_cfg, dict) or 'type' not in norm_cfg:
-        raise UsageError(f'norm_cfg of an LSTM: expected a dict with a type, or None, got {norm_cfg!r}')
+        raise UsageError(f'norm_cfg of an LSTM: expected None, or a dict of {_EXPECTED}; got {norm_cfg!r}')
     given = dict(norm_cfg)
     kind = str(given['type']).removeprefix(f'{SCOPE}.')
     if kind in NORMS:
-        given['type'] = f'{SCOPE}.{kind}1d'
+        given['type'] = NAMES[f'{kind}1d']
     try:
         _, norm = build_norm_layer(given, features)
-        found = _responses(norm, features)
-    except UsageError:
-        raise
+        reason = _needs_more(norm) or _looks_around(norm, features)
     except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise UsageError(f'norm_cfg={norm_cfg!r} does not fit an LSTM of {features} features: {error}') from None
-    reason = _why_unfit(norm, *found)
+        reason = str(error).strip('\'"')
     if reason:
-        raise UsageError(f'norm_cfg={norm_cfg!r} does not fit an LSTM: {reason}. Expected {_EXPECTED}')
+        raise UsageError(
+            f'norm_cfg={norm_cfg!r} does not fit an LSTM, here its {features} features: {reason}. Expected {_EXPECTED}'
+        )
     return norm
 
 
-@torch.no_grad()
-def _responses(norm: nn.Module, features: int) -> tuple[Tensor, Tensor]:
-    """What the norm makes of two samples together, and of the first alone; both (1, features)."""
-    weight: Tensor = next(norm.parameters(), torch.zeros(()))
-    x = torch.linspace(-1, 1, 2 * features, device=weight.device, dtype=weight.dtype).view(2, features)
-    buffers = [(buffer, buffer.clone()) for buffer in norm.buffers()]
-    together = norm(x)[:1]
-    # BN refuses a single value; a pair of the same sample is what it would have seen.
-    alone = norm(x[:1].expand(2, -1))[:1]
-    for buffer, before in buffers:
-        buffer.copy_(before)
-    return together, alone
-
-
-def _why_unfit(norm: nn.Module, together: Tensor, alone: Tensor) -> str | None:
+def _needs_more(norm: nn.Module) -> str | None:
+    """Why a norm can't work on single numbers, sample by sample and step by step, if its class tells."""
     pool = getattr(norm, 'normalizers', ())
     if 'BN' in pool or isinstance(norm, nn.modules.batchnorm._BatchNorm) or next(norm.buffers(), None) is not None:
         return 'BN would need statistics of its own for every step, and sequences of any length have no last step'
     if 'IN' in pool or isinstance(norm, nn.modules.instancenorm._InstanceNorm):
         return 'IN has but one value in each channel of (N, C), which leaves nothing of it'
-    if not torch.allclose(together, alone, atol=1e-5):
-        return 'its result for a sample depends on the other samples of the batch'
     return None
+
+
+@torch.no_grad()
+def _looks_around(norm: nn.Module, features: int) -> str | None:
+    """Whether a norm makes something else of a sample in other company; raises what it raises."""
+    x = torch.linspace(-1, 1, 2 * features).view(2, features)
+    # Not alone, but with itself: some norms refuse a single value.
+    if torch.allclose(norm(x)[:1], norm(x[:1].expand(2, -1))[:1], atol=1e-5):
+        return None
+    return 'its result for a sample depends on the other samples of the batch'
