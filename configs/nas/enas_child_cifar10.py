@@ -32,6 +32,8 @@ param_scheduler = [
     dict(
         type='CosineRestartLR', by_epoch=True, periods=[10, 20, 40, 80, 160, 320], restart_weights=[1] * 6,
         eta_min=0.0001)]
+# A cell that does not take its last input may leave another without any effect.
+find_unused_parameters = True
 train_cfg = dict(by_epoch=True, max_epochs=630, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()

@@ -37,8 +37,10 @@ class SearchCell(nn.Module):
         only: Cell | None = None,
     ) -> None:
         super().__init__()
+        sources = range(INPUTS) if only is None else {edge.source for node in only for edge in node}
         self.entries = nn.ModuleList(
-            _entry(count, channels, stride, norm_cfg) for count, stride in zip(inputs, strides, strict=True)
+            _entry(count, channels, stride, norm_cfg) if source in sources else nn.Identity()
+            for source, (count, stride) in enumerate(zip(inputs, strides, strict=True))
         )
         self.edges = nn.ModuleDict()
         for node in range(nodes):

@@ -8,6 +8,7 @@ import torch
 from mmengine.dist import get_world_size
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
+from mmpretrain.registry import MODELS as CLASSIFIERS
 from torch import Tensor, nn
 
 from ...errors import UsageError
@@ -70,7 +71,7 @@ class EnasSearch(BaseModel):
             raise UsageError(f'architectures of EnasSearch: expected an integer of at least 1, got {architectures!r}')
         if not 0 <= baseline_decay < 1:
             raise UsageError(f'baseline_decay of EnasSearch: expected a number from 0 to below 1, got {baseline_decay!r}')
-        self.shared = MODELS.build(shared)
+        self.shared = CLASSIFIERS.build(shared)
         _check_network(self.shared)
         self.controller = Controller(**{**(controller or {}), 'nodes': self.network.nodes})
         self.architectures, self.entropy_weight, self.baseline_decay = architectures, entropy_weight, baseline_decay
