@@ -15,9 +15,9 @@ model = dict(
 data_preprocessor = dict(to_rgb=True)
 load = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(16, 16))]
 pack = [dict(type='PackInputs')]
-images = dict(type='CustomDataset', data_root='data/cifar10_images', data_prefix='train')
-flipped = dict(pipeline=[*load, dict(type='RandomFlip', prob=0.5, direction='horizontal'), *pack], **images)
-plain = dict(pipeline=[*load, *pack], **images)
+files = dict(type='CustomDataset', data_root='data/cifar10_images', data_prefix='train')
+flipped = dict(pipeline=[*load, dict(type='RandomFlip', prob=0.5, direction='horizontal'), *pack], **files)
+plain = dict(pipeline=[*load, *pack], **files)
 loader = dict(batch_size=64, num_workers=0, persistent_workers=False)
 train_dataloader = dict(
     batch_sampler=dict(controller_steps=10, training_steps=60),

@@ -14,16 +14,16 @@ model = dict(
 classes = ('eight', 'five', 'four', 'nine', 'one', 'seven', 'six', 'three', 'two', 'zero')
 pipeline = [
     dict(type='LoadImageFromFile'), dict(type='Resize', scale=(16, 16)), dict(type='PackInputs')]
-images = dict(
+digits = dict(
     type='CustomDataset', data_root='data/digits/imagenet', data_prefix='train', metainfo=dict(classes=classes),
     pipeline=pipeline)
 train_dataloader = dict(
     batch_size=32, num_workers=0, persistent_workers=False,
     batch_sampler=dict(controller_steps=10),
-    dataset=dict(_delete_=True, type='SearchDataset', held_out=300, datasets=[images, images]))
+    dataset=dict(_delete_=True, type='SearchDataset', held_out=300, datasets=[digits, digits]))
 test_dataloader = dict(
     batch_size=100, num_workers=0, persistent_workers=False,
-    dataset=dict(_delete_=True, **{**images, 'data_prefix': 'val'}))
+    dataset=dict(_delete_=True, **{**digits, 'data_prefix': 'val'}))
 
 optim_wrapper = dict(parts=dict(controller=dict(optimizer=dict(lr=3.5e-3))))
 param_scheduler = dict(

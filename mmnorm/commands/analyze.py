@@ -75,7 +75,10 @@ def parse_args() -> argparse.Namespace:
     command.add_argument('sources', metavar='SOURCE', nargs='+', help=text)
     command.add_argument('--out', required=True, metavar='FILE', help='where it goes; .pdf, .svg or .png')
     command.add_argument(
-        '--losses', nargs='+', metavar='NAME', help='names of losses, or of other things logged, e.g. reward (default: all losses)'
+        '--losses',
+        nargs='+',
+        metavar='NAME',
+        help='names of losses, or of other things logged, e.g. reward (default: all losses)',
     )
     command.add_argument('--smooth', type=int, default=1, metavar='N', help='average over N points')
     command.set_defaults(launcher='none')

@@ -43,7 +43,9 @@ class SearchDataset(Dataset):
                 f'of the two datasets may differ'
             )
         if not isinstance(held_out, int) or not 0 < held_out < images:
-            raise UsageError(f'held_out of SearchDataset: expected 1 to {images - 1} of {images} images, got {held_out!r}')
+            raise UsageError(
+                f'held_out of SearchDataset: expected 1 to {images - 1} of {images} images, got {held_out!r}'
+            )
         order = torch.randperm(images, generator=torch.Generator().manual_seed(seed)).tolist()
         self._order = sorted(order[held_out:]) + sorted(order[:held_out])
         self.sizes = images - held_out, held_out

@@ -70,7 +70,9 @@ class EnasSearch(BaseModel):
         if not isinstance(architectures, int) or architectures < 1:
             raise UsageError(f'architectures of EnasSearch: expected an integer of at least 1, got {architectures!r}')
         if not 0 <= baseline_decay < 1:
-            raise UsageError(f'baseline_decay of EnasSearch: expected a number from 0 to below 1, got {baseline_decay!r}')
+            raise UsageError(
+                f'baseline_decay of EnasSearch: expected a number from 0 to below 1, got {baseline_decay!r}'
+            )
         self.shared = CLASSIFIERS.build(shared)
         _check_network(self.shared)
         self.controller = Controller(**{**(controller or {}), 'nodes': self.network.nodes})
