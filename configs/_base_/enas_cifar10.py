@@ -33,10 +33,9 @@ test_dataloader = dict(batch_size=160)
 
 optim_wrapper = dict(
     constructor='PartsOptimWrapperConstructor',
+    optimizer=dict(type='SGD', lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-4),
     parts=dict(
-        shared=dict(
-            optimizer=dict(type='SGD', lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-4),
-            clip_grad=dict(max_norm=5)),
+        shared=dict(clip_grad=dict(max_norm=5)),
         controller=dict(optimizer=dict(type='Adam', lr=3.5e-4))))
 # From 0.05 to 0.001, and again, each time twice as long: T_0 = 10, T_mul = 2.
 param_scheduler = dict(

@@ -20,7 +20,7 @@ _DERIVE = 3
 
 @register_in(HOOKS)
 class DeriveHook(Hook):
-    """Before a test, lets an EnasSearch draw architectures and run as the one with the best accuracy on held-out images.
+    """Before a test, lets an EnasSearch draw architectures and run as the best of them on held-out images.
 
     As ENAS does (arXiv 1802.03268, Section 2.2). The genotype goes to ``genotype.json`` in the work dir, from where a
     config takes it: ``model.backbone.genotype=<work dir>/genotype.json``. The images are the held-out ones of
@@ -55,11 +55,10 @@ class DeriveHook(Hook):
 
     def _held_out(self, runner: Any) -> Any:
         cfg = runner.cfg.get('train_dataloader')
-        dataset = None if cfg is None else runner.build_dataloader(cfg, seed=runner.seed).dataset
-        sizes = getattr(dataset, 'sizes', None)
-        if sizes is None:
+        found = None if cfg is None else runner.build_dataloader(cfg, seed=runner.seed)
+        sizes = getattr(getattr(found, 'dataset', None), 'sizes', None)
+        if found is None or sizes is None:
             raise UsageError('DeriveHook: expected a SearchDataset in train_dataloader, which has images held out')
-        collate = runner.build_dataloader({**cfg, 'num_workers': 0, 'persistent_workers': False}).collate_fn
-        images = Subset(dataset, range(sizes[0], sum(sizes)))
-        loader = DataLoader(images, min(cfg.batch_size, sizes[1]), shuffle=True, collate_fn=collate)
-        return islice(loader, self.batches)
+        images = Subset(found.dataset, range(sizes[0], sum(sizes)))
+        size = min(found.batch_sampler.batch_size, sizes[1])
+        return islice(DataLoader(images, size, shuffle=True, collate_fn=found.collate_fn), self.batches)

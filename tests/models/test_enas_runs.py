@@ -42,7 +42,7 @@ model = dict(
 small = dict(data_root='DATA')
 digits = dict(_base_.digits, **small)
 train_dataloader = dict(
-    batch_size=8, batch_sampler=dict(controller_steps=2, training_steps=2), 
+    batch_size=8, batch_sampler=dict(controller_steps=2, training_steps=2),
     dataset=dict(held_out=20, datasets=[digits, digits]))
 test_dataloader = dict(batch_size=20, dataset=small)
 train_cfg = dict(max_epochs=3)
@@ -104,7 +104,7 @@ def rewards(folder):
 
 
 def test_killed_and_resumed_is_uninterrupted(files, run, searched, monkeypatch):
-    """Killed among the controller's steps of the second epoch: batches, draws, baseline and optimizers go on as ever."""
+    """Killed among the controller's steps of the second epoch; all goes on as ever."""
     monkeypatch.setenv('KILL_AFTER', '6')
     run('train', files / 'search.py', '--work-dir', files / 'killed', expected=-signal.SIGKILL)
     monkeypatch.delenv('KILL_AFTER')

@@ -114,7 +114,7 @@ def test_with_one_normalizer_sn_is_that():
 
 
 def test_other_samples_and_modes_change_nothing():
-    """No statistics of a batch or of steps that went before: the same in eval mode, alone, and after other sequences."""
+    """Nothing of a batch or of steps that went before: the same in eval mode, alone, and after other sequences."""
     cell = filled(NormLSTMCell(3, 8, SN))
     x = torch.randn(6, 4, 3, dtype=torch.float64)
     expected = run(cell, x)

@@ -20,10 +20,10 @@ class NormLSTMCell(nn.Module):
         c_t &= \sigma(f) \, c_{t-1} + \sigma(i) \tanh(g) \\
         h_t &= \sigma(o) \tanh(\mathrm{norm}_c(c_t))
 
-    as in Ba et al. (1607.06450, Eqn. 20 to 22). The SN paper (1806.10779, Section 4.4) normalizes the LSTM of ENAS by LN,
-    GN or SN of both and does not say where; IN is LN there, as each channel is one number, and BN has no statistics that
-    would hold for every step. The norms of the gates see all four at once: with ``num_groups=4`` GN takes each gate for
-    itself.
+    as in Ba et al. (1607.06450, Eqn. 20 to 22). The SN paper (1806.10779, Section 4.4) normalizes the LSTM of ENAS by
+    LN, GN or SN of both and does not say where; it leaves out IN, which it takes for LN there, and BN, which has no
+    statistics that would hold for every step. The norms of the gates see all four at once: with ``num_groups=4`` GN
+    takes each gate for itself.
 
     Args:
         input_size: Features of the input, D.

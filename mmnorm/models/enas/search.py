@@ -22,14 +22,15 @@ from .search_space import Genotype
 class EnasSearch(BaseModel):
     r"""Trains a network of shared weights and the controller that draws its architectures, by turns.
 
-    Which turn it is the batch says (:class:`.SearchDataset`): with one of training images the shared weights learn, each
-    time as another architecture; with one that is held out the controller does, by REINFORCE,
+    Which turn it is the batch says (:class:`.SearchDataset`): with one of training images the shared weights learn,
+    each time as another architecture; with one that is held out the controller does, by REINFORCE,
 
     .. math::
         \nabla_\theta \frac{1}{M} \sum_m -(R_m - b) \log p_\theta(a_m), \qquad
         R_m = \mathrm{accuracy}_m + \lambda \, \mathrm{entropy}_m
 
-    with b the moving average of R, at the start the first one. The entropy is part of the reward alone, as in the paper.
+    with b the moving average of R, at the start the first one. The entropy is part of the reward alone, as in the
+    paper.
 
     Args:
         shared: Config of a classifier with an :class:`.EnasNetwork` as backbone.
@@ -64,8 +65,8 @@ class EnasSearch(BaseModel):
         super().__init__({'type': 'mmpretrain.ClsDataPreprocessor', **(data_preprocessor or {})}, init_cfg)
         if get_world_size() > 1:
             raise UsageError(
-                f'ENAS searches in one process, got {get_world_size()}: leave out --gpus and --launcher. A cell that was '
-                f'found trains on any number'
+                f'ENAS searches in one process, got {get_world_size()}: leave out --gpus and --launcher. A cell that '
+                f'was found trains on any number'
             )
         if not isinstance(architectures, int) or architectures < 1:
             raise UsageError(f'architectures of EnasSearch: expected an integer of at least 1, got {architectures!r}')

@@ -13,8 +13,8 @@ OPERATIONS = ('sep_conv_3x3', 'sep_conv_5x5', 'avg_pool_3x3', 'max_pool_3x3', 'i
 INPUTS = 2
 _EXAMPLE = '0:identity+1:sep_conv_3x3/2:max_pool_3x3+0:identity//0:avg_pool_3x3+1:identity/2:sep_conv_5x5+1:identity'
 _EXPECTED = (
-    f'expected the normal cell, //, the reduction cell, in each its nodes between /, and of a node two inputs with their '
-    f'operations, e.g. {_EXAMPLE!r}, or the .json file that a test of a search writes'
+    f'expected the normal cell, //, the reduction cell, in each its nodes between /, and of a node two inputs with '
+    f'their operations, e.g. {_EXAMPLE!r}, or the .json file that a test of a search writes'
 )
 
 
