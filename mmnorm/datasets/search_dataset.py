@@ -32,15 +32,15 @@ class SearchDataset(Dataset):
     def __init__(self, datasets: list[dict], held_out: int, seed: int = 0) -> None:
         if len(datasets) != 2:
             raise UsageError(
-                f'SearchDataset: expected two datasets, of the same images with the pipelines of training and test, got '
-                f'{len(datasets)}'
+                f'SearchDataset: expected two datasets, of the same images with the pipelines of training and test, '
+                f'got {len(datasets)}'
             )
         self.training, self.testing = (DATASETS.build(dict(dataset)) for dataset in datasets)
         images = len(self.training)
         if len(self.testing) != images:
             raise UsageError(
-                f'SearchDataset: expected the same images twice, got {images} and {len(self.testing)}; only the pipelines '
-                f'of the two datasets may differ'
+                f'SearchDataset: expected the same images twice, got {images} and {len(self.testing)}; only the '
+                f'pipelines of the two datasets may differ'
             )
         if not isinstance(held_out, int) or not 0 < held_out < images:
             raise UsageError(

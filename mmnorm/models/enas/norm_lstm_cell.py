@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from ...errors import UsageError
 from ...registry import NAMES, NORMS, SCOPE
 
-_EXPECTED = "a norm of each sample's features: LN, GN with num_groups that divide hidden_size, or SN with normalizers=('LN', 'GN')"
+_EXPECTED = (
+    "a norm of each sample's features: LN, GN with num_groups that divide hidden_size, "
+    "or SN with normalizers=('LN', 'GN')"
+)
 
 
 class NormLSTMCell(nn.Module):
