@@ -29,7 +29,8 @@ train_dataloader = dict(
         datasets=[{**images}, {**images, 'pipeline': _base_.test_pipeline}]))
 val_dataloader = None
 val_evaluator = None
-test_dataloader = dict(batch_size=160)
+# A batch of one class would have other statistics.
+test_dataloader = dict(batch_size=160, sampler=dict(shuffle=True))
 
 optim_wrapper = dict(
     constructor='PartsOptimWrapperConstructor',
