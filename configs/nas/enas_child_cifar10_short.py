@@ -2,7 +2,9 @@
 # and deep as in the search, 1000 iterations of 64 images, half a cosine. Another cell: model.backbone.genotype=PATH
 _base_ = './enas_child_cifar10.py'
 
-genotype = 'GENOTYPE'
+genotype = (
+    '0:max_pool_3x3+0:max_pool_3x3/0:sep_conv_5x5+0:max_pool_3x3/0:identity+0:sep_conv_5x5//'
+    '1:avg_pool_3x3+0:identity/0:max_pool_3x3+2:max_pool_3x3/0:identity+1:max_pool_3x3')
 model = dict(backbone=dict(genotype=genotype, cells=1, channels=8, drop_path=0.0), head=dict(in_channels=32))
 
 # Files are read as BGR.
