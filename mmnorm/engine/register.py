@@ -10,6 +10,7 @@ from ..registry import register_in
 _NAMES = {
     'HOOKS': {
         'BatchAverageHook': '.batch_average_hook',
+        'DeriveHook': '.derive_hook',
         'ExactResumeHook': '.exact_resume',
         'FuseHook': '.fuse_hook',
         'ImageAreasHook': '.image_areas_hook',
@@ -21,7 +22,10 @@ _NAMES = {
     },
     'METRICS': {'LossMetric': '.loss_metric'},
     'DATA_SAMPLERS': {'ClassBalancedSampler': '.class_balanced_sampler'},
-    'OPTIM_WRAPPER_CONSTRUCTORS': {'LearnedNormOptimWrapperConstructor': '.optim_constructor'},
+    'OPTIM_WRAPPER_CONSTRUCTORS': {
+        'LearnedNormOptimWrapperConstructor': '.optim_constructor',
+        'PartsOptimWrapperConstructor': '.parts_optim_constructor',
+    },
 }
 
 

@@ -25,6 +25,7 @@ def test_lists(listed):
     assert listed('demo/', 'mask_rcnn_sn_r50') == [
         'mmnorm::demo/deeplab_bn_r18_digits.py',
         'mmnorm::demo/deeplab_en_r18_digits.py',
+        'mmnorm::demo/enas_sn_digits.py',
         'mmnorm::demo/johnson_sn_digits.py',
         'mmnorm::mask_rcnn_sn_r50_fpn.py',
     ]
