@@ -21,7 +21,10 @@ _NAMES = {
     },
     'METRICS': {'LossMetric': '.loss_metric'},
     'DATA_SAMPLERS': {'ClassBalancedSampler': '.class_balanced_sampler'},
-    'OPTIM_WRAPPER_CONSTRUCTORS': {'LearnedNormOptimWrapperConstructor': '.optim_constructor'},
+    'OPTIM_WRAPPER_CONSTRUCTORS': {
+        'LearnedNormOptimWrapperConstructor': '.optim_constructor',
+        'PartsOptimWrapperConstructor': '.parts_optim_constructor',
+    },
 }
 
 
