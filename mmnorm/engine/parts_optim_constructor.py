@@ -22,9 +22,9 @@ class PartsOptimWrapperConstructor:
     within ``optimizer`` too, unless the part names an optimizer type: then nothing of the common one is left.
 
     Args:
-        optim_wrapper_cfg: ``parts``, options by the name of a submodule, e.g. 'generator'; beside it, optional, whatever
-            an optimizer wrapper takes: ``type``, ``optimizer``, ``clip_grad``, ``accumulative_counts``.
-        paramwise_cfg: Options by parameter, for all parts; a part may have its own ``paramwise_cfg``, which replaces it.
+        optim_wrapper_cfg: ``parts``, options by the name of a submodule, e.g. 'generator'; beside it, optional,
+            whatever an optimizer wrapper takes: ``type``, ``optimizer``, ``clip_grad``, ``accumulative_counts``.
+        paramwise_cfg: Options by parameter, for all parts; a part's own ``paramwise_cfg`` replaces them.
 
     Raises:
         UsageError: If there are no parts, or a part has no optimizer, is no part of the model, or shares weights with
@@ -42,7 +42,7 @@ class PartsOptimWrapperConstructor:
         parts = common.pop('parts', None)
         if not isinstance(parts, Mapping) or not parts:
             raise UsageError(
-                f'optim_wrapper.parts: expected options of the optimizer wrapper by the name of each part of the model, '
+                f'optim_wrapper.parts: expected options of an optimizer wrapper by the name of each part of the model, '
                 f'e.g. dict(generator=dict(), discriminator=dict()), got {parts!r}'
             )
         common['paramwise_cfg'] = paramwise_cfg
