@@ -4,7 +4,17 @@ from ..registry import report_taken_names
 from .inception_v2 import InceptionV2
 from .stylization import PerceptualLoss, Stylizer, TransformationNetwork
 from .thin_resnet_cifar import ThinResNetCIFAR
+from .translation import PatchDiscriminator, Pix2Pix, UNetGenerator
 
 report_taken_names()
 
-__all__ = ['InceptionV2', 'PerceptualLoss', 'Stylizer', 'ThinResNetCIFAR', 'TransformationNetwork']
+__all__ = [
+    'InceptionV2',
+    'PatchDiscriminator',
+    'PerceptualLoss',
+    'Pix2Pix',
+    'Stylizer',
+    'ThinResNetCIFAR',
+    'TransformationNetwork',
+    'UNetGenerator',
+]
