@@ -7,7 +7,7 @@ model = dict(
     generator=dict(num_downs=4, channels=16, norm_cfg=dict(_delete_=True, **norm_cfg)),
     discriminator=dict(num_downs=2, channels=16))
 load = dict(type='LoadPair', palette='distinct')
-pipeline = [load, dict(type='Resize', scale=(64, 64), interpolation='area'), dict(type='PackPair')]
+pipeline = [load, dict(type='ResizePair', scale=(64, 64)), dict(type='PackPair')]
 dataset = dict(type='PairedImages', data_root='data/digits/ade/ADEChallengeData2016', pipeline=pipeline)
 train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(
     data_prefix=dict(source='annotations/training', target='images/training'), **dataset))

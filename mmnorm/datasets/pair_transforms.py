@@ -1,11 +1,12 @@
-"""The pipeline of pairs: both images are one array of six channels, so that every transform of mmcv does the same to both.
+"""The pipeline of pairs: both images are one array, ``img``, (H, W, 6), uint8: BGR of the input, BGR of the target.
 
-``img`` is (H, W, 6), uint8: BGR of the input, BGR of the target.
+So what moves pixels does the same to both, mmcv's RandomFlip too.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import mmcv
 import numpy as np
 from mmcv.transforms import BaseTransform, to_tensor
 from mmengine.registry import TRANSFORMS
@@ -83,6 +84,29 @@ class LoadPair(BaseTransform):
                 f'values are {numbers.min()} to {numbers.max()}. Leave out the palette of LoadPair for images in colour'
             )
         return self.colours[numbers]
+
+
+@register_in(TRANSFORMS)
+class ResizePair(BaseTransform):
+    """Scales both images, by the mean of the area where they shrink, else bicubically.
+
+    Args:
+        scale: Width and height, in mmcv's order.
+    """
+
+    def __init__(self, scale: tuple[int, int]) -> None:
+        self.scale = tuple(scale)
+
+    def transform(self, results: dict) -> dict:
+        """Scale them."""
+        image = results['img']
+        shrinks = image.shape[1] >= self.scale[0] and image.shape[0] >= self.scale[1]
+        # One by one: OpenCV's 'area' takes no more than 4 channels.
+        halves = np.split(image, 2, axis=2)
+        scaled = [mmcv.imresize(half, self.scale, interpolation='area' if shrinks else 'bicubic') for half in halves]
+        results['img'] = np.concatenate(scaled, axis=2)
+        results['img_shape'] = results['img'].shape[:2]
+        return results
 
 
 @register_in(TRANSFORMS)

@@ -1,16 +1,18 @@
-# CMP Facades as it is distributed (CMP_facade_DB_base.zip): photographs, cmp_b0001.jpg, and label maps with a palette,
-# cmp_b0001.png, in data/facades/base. 378 pairs, of which the first 200 train, as many as in the ILM paper, and the rest
-# test. Scaled to 286x286, of which 256x256 are cut out, and flipped (Isola et al., 6.2).
+# pix2pix on CMP Facades as it is distributed (CMP_facade_DB_base.zip): photographs, cmp_b0001.jpg, and label maps with a
+# palette, cmp_b0001.png, in data/facades/base. 378 pairs, of which the first 200 train, as many as in the ILM paper, and
+# the rest test. Scaled to 286x286, of which 256x256 are cut out, and flipped (Isola et al., 6.2).
+_base_ = './pix2pix.py'
+
 load = dict(type='LoadPair')
 pack = dict(type='PackPair')
 train_pipeline = [
     load,
-    dict(type='Resize', scale=(286, 286), interpolation='area'),
+    dict(type='ResizePair', scale=(286, 286)),
     dict(type='RandomPairCrop', size=(256, 256)),
     dict(type='RandomFlip', prob=0.5),
     pack,
 ]
-test_pipeline = [load, dict(type='Resize', scale=(256, 256), interpolation='area'), pack]
+test_pipeline = [load, dict(type='ResizePair', scale=(256, 256)), pack]
 
 dataset = dict(
     type='PairedImages', data_root='data/facades', data_prefix=dict(source='base', target='base'),

@@ -1,12 +1,14 @@
-# CamVid's label maps as inputs, its photographs as targets: data/camvid/{img,ann}/{train,val}, 480x360, 11 classes in
-# their usual colours, void black.
+# pix2pix from CamVid's label maps to its photographs: data/camvid/{img,ann}/{train,val}, 480x360, 11 classes in their
+# usual colours, void black.
+_base_ = './pix2pix.py'
+
 palette = [
     (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0), (192, 128, 128),
     (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192)]
 load = dict(type='LoadPair', palette=palette)
 # Width and height; multiples of 32, as the generator halves them five times.
 scale = (128, 96)
-pipeline = [load, dict(type='Resize', scale=scale, interpolation='area'), dict(type='PackPair')]
+pipeline = [load, dict(type='ResizePair', scale=scale), dict(type='PackPair')]
 train_pipeline = [*pipeline[:2], dict(type='RandomFlip', prob=0.5), pipeline[2]]
 
 dataset = dict(type='PairedImages', data_root='data/camvid')
