@@ -18,4 +18,4 @@ dataset = dict(
     type='PairedImages', data_root='data/facades', data_prefix=dict(source='base', target='base'),
     suffix=dict(source='.png', target='.jpg'))
 train_dataloader = dict(dataset=dict(indices=200, pipeline=train_pipeline, **dataset))
-test_dataloader = dict(dataset=dict(indices=-178, pipeline=test_pipeline, **dataset))
+test_dataloader = dict(dataset=dict(indices=list(range(200, 378)), pipeline=test_pipeline, **dataset))

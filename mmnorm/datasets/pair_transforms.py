@@ -38,8 +38,8 @@ class LoadPair(BaseTransform):
 
     Args:
         palette: Colours (RGB) of label maps that hold the numbers of classes, by number; classes beyond it are black.
-            'distinct' has one for each of 256. None takes the input as an image, a label map with a palette of its own in
-            its colours.
+            'distinct' has one for each of 256. None takes the input as an image, a label map with a palette of its own
+            in its colours.
     """
 
     def __init__(self, palette: Sequence[Sequence[int]] | str | None = None) -> None:
@@ -80,8 +80,8 @@ class LoadPair(BaseTransform):
             numbers = np.asarray(image)
         if numbers.ndim != 2 or numbers.min() < 0 or numbers.max() >= _CLASSES:
             raise UsageError(
-                f'{path} is no label map with numbers of classes from 0 to {_CLASSES - 1}: its mode is {image.mode}, its '
-                f'values are {numbers.min()} to {numbers.max()}. Leave out the palette of LoadPair for images in colour'
+                f'{path} is no label map with numbers of classes from 0 to {_CLASSES - 1}: its mode is {image.mode}, '
+                f'its values are {numbers.min()} to {numbers.max()}. Leave out the palette of LoadPair for images in colour'
             )
         return self.colours[numbers]
 
@@ -130,8 +130,8 @@ class RandomPairCrop(BaseTransform):
         rooms = [have - want for have, want in zip(image.shape[:2], self.size, strict=True)]
         if min(rooms) < 0:
             raise UsageError(
-                f'RandomPairCrop cuts {self.size[0]}x{self.size[1]} (height x width) out of {results["img_path"]}, which '
-                f'has {image.shape[0]}x{image.shape[1]} by then; scale it to more before (Resize), or cut less'
+                f'RandomPairCrop cuts {self.size[0]}x{self.size[1]} (height x width) out of {results["img_path"]}, '
+                f'which has {image.shape[0]}x{image.shape[1]} by then; scale it to more before (Resize), or cut less'
             )
         top, left = (np.random.randint(room + 1) for room in rooms)
         results['img'] = image[top : top + self.size[0], left : left + self.size[1]]

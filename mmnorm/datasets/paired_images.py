@@ -19,10 +19,12 @@ _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 class PairedImages(BaseDataset):
     """All pairs of two folders, or of one: an input and a target of the same name, but for its ending.
 
-    The folders are looked through with those in them, and a name counts with its path in them. The same folder twice, and
-    ``suffix``, is for data sets that have both in one, as CMP Facades is distributed: photograph ``cmp_b0001.jpg`` and
-    label map ``cmp_b0001.png``. One file with both side by side, as the authors of pix2pix distribute their data, is
-    ``joined``.
+    The folders are looked through with those in them, and a name counts with its path in them. The same folder twice,
+    and ``suffix``, is for data sets that have both in one, as CMP Facades is distributed: photograph ``cmp_b0001.jpg``
+    and label map ``cmp_b0001.png``. One file with both side by side, as the authors of pix2pix distribute their data,
+    is ``joined``.
+
+    All of them are looked at, but for their pixels, before anything starts, and the first goes through the pipeline.
 
     Args:
         data_root: The folder of both.
@@ -30,10 +32,11 @@ class PairedImages(BaseDataset):
         suffix: ``source`` and ``target``, how the names of the files end; anything that an image's ends with if None.
         joined: 'source-target' or 'target-source' if each file below ``source`` has both, in this order from the left;
             ``data_prefix.target`` and ``suffix.target`` then mean nothing.
-        **kwargs: As of mmengine's BaseDataset; there is no ``ann_file``.
+        **kwargs: As of mmengine's BaseDataset, e.g. ``indices``; there is no ``ann_file``.
 
     Raises:
-        UsageError: If there are no pairs, an image is without its other, or the two have different sizes.
+        UsageError: If there are no pairs, or fewer than ``indices`` names, an image is without its other, or the two
+            have different sizes.
     """
 
     def __init__(
@@ -51,6 +54,14 @@ class PairedImages(BaseDataset):
         if joined:
             prefix.pop('target', None)
         super().__init__(data_root=data_root, data_prefix=prefix, **kwargs)
+
+    def full_init(self) -> None:
+        """Look for the pairs, and take the first through the pipeline."""
+        if self._fully_initialized:
+            return
+        super().full_init()
+        # What does not fit is said here, in one message, rather than by a process that loads data.
+        self.prepare_data(0)
 
     def load_data_list(self) -> list[dict]:
         """One entry for each pair: ``source_path``, ``target_path``, ``joined``, and the input's as ``img_path``.
@@ -75,7 +86,21 @@ class PairedImages(BaseDataset):
             self._check_size(source, target)
             paths = dict(source_path=str(source), target_path=str(target), img_path=str(source))
             found.append(dict(**paths, joined=self.joined))
+        self._check_indices(len(found))
         return found
+
+    def _check_indices(self, count: int) -> None:
+        chosen = self._indices
+        if chosen is None:
+            return
+        needed = abs(chosen) if isinstance(chosen, int) else max(chosen, default=-1) + 1
+        if needed > count:
+            raise UsageError(
+                f'there are {count} pairs in {self.data_root}, but indices names {needed} of them; are all files there?'
+            )
+        if chosen == count:
+            # mmengine takes a number for less than all.
+            self._indices = None
 
     def _by_name(self, side: str) -> dict[str, Path]:
         """The images of a side by their path below its folder, without the ending."""
@@ -106,14 +131,14 @@ class PairedImages(BaseDataset):
         width, height = _size(source)
         if self.joined and width % 2:
             raise UsageError(
-                f'{source.absolute()} has {width}x{height} pixels (width x height); with joined={self.joined!r} its halves '
-                f'are the pair, so the width has to be even'
+                f'{source.absolute()} has {width}x{height} pixels (width x height); with joined={self.joined!r} its '
+                f'halves are the pair, so the width has to be even'
             )
         if not self.joined and _size(target) != (width, height):
             other = 'x'.join(map(str, _size(target)))
             raise UsageError(
-                f'the images of a pair have the same size, but {source.absolute()} has {width}x{height} pixels (width x '
-                f'height) and {target.absolute()} {other}; scale one of them'
+                f'the images of a pair have the same size, but {source.absolute()} has {width}x{height} pixels (width '
+                f'x height) and {target.absolute()} {other}; scale one of them'
             )
 
 

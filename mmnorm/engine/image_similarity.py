@@ -27,8 +27,8 @@ class ImageSimilarity(BaseMetric):
     * ``lpips``: perceptual distance, see :func:`.perceptual_distance`; with a random backbone it is called
       ``lpips_random``, as it then is another measure.
 
-    What a measure needs and is not installed, or can't be downloaded, is said once, before the test; the others come all
-    the same.
+    What a measure needs and is not installed, or can't be downloaded, is said once, before the test; the others come
+    all the same.
 
     Args:
         measures: Which of them.

@@ -26,8 +26,8 @@ def perceptual_distance(net: str, weights: str, key: str) -> nn.Module:
 
     Args:
         net: 'alex', 'vgg' or 'squeeze'.
-        weights: Of the backbone: 'torchvision', downloaded at the first time; the path of a file with torchvision's names,
-            e.g. ``features.0.weight``; or 'random', the same at every time, which is for trying things.
+        weights: Of the backbone: 'torchvision', downloaded at the first time; the path of a file with torchvision's
+            names, e.g. ``features.0.weight``; or 'random', the same at every time, which is for trying things.
         key: Where the weights are set in the config, for messages.
 
     Returns:
@@ -79,7 +79,7 @@ def _fill(backbone: nn.Module, state: Mapping[str, Tensor], path: str) -> None:
     ]
     if wrong:
         raise UsageError(
-            f'{path} is no such backbone of LPIPS as torchvision has it: {len(wrong)} of {len(own)} weights are missing '
-            f'or of another shape ({", ".join(wrong[:3])}{", ..." if len(wrong) > 3 else ""})'
+            f'{path} is no such backbone of LPIPS as torchvision has it: {len(wrong)} of {len(own)} weights are '
+            f'missing or of another shape ({", ".join(wrong[:3])}{", ..." if len(wrong) > 3 else ""})'
         )
     backbone.load_state_dict({name: state[theirs] for name, theirs in own.items()})

@@ -11,7 +11,7 @@ from torch import nn
 
 from mmnorm.convert.sources import kind_of
 from mmnorm.experiments.catalogue import catalogue
-from mmnorm.experiments.properties import network_properties, run_properties
+from mmnorm.experiments.properties import main_network, network_properties, run_properties
 
 CHECKED = [setting for setting in catalogue().settings if setting.check]
 
@@ -38,7 +38,7 @@ def norm_cfgs(node, kind):
 
 def starts(cfg):
     """How the first norm of the network starts, and the last of each block."""
-    network = cfg.model.get('backbone') or cfg.model.network
+    network = main_network(cfg.model)
     _, layer = build_norm_layer(dict(network.norm_cfg), 64)
     found = {}
     if getattr(layer, 'weight', None) is not None:

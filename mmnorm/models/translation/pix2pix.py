@@ -64,7 +64,9 @@ class Pix2Pix(BaseModel):
         Raises:
             UsageError: If there are no such optimizers.
         """
-        if not isinstance(optim_wrapper, OptimWrapperDict) or not {'generator', 'discriminator'} <= {*optim_wrapper.keys()}:
+        if not isinstance(optim_wrapper, OptimWrapperDict) or not {'generator', 'discriminator'} <= {
+            *optim_wrapper.keys()
+        }:
             raise UsageError(
                 "Pix2Pix learns by two optimizers: optim_wrapper=dict(constructor='PartsOptimWrapperConstructor', "
                 'optimizer=dict(...), parts=dict(generator=dict(), discriminator=dict()))'

@@ -82,9 +82,9 @@ class UNetGenerator(BaseModule):
         multiple = 2**self.num_downs
         if height % multiple or width % multiple or not height or not width:
             raise UsageError(
-                f'UNetGenerator halves the resolution {self.num_downs} times, so height and width of its images must be '
-                f'multiples of {multiple}; got {height}x{width}. Scale them in the pipeline (Resize, scale=(width, '
-                f'height)), or halve less: model.generator.num_downs={_halvings(height, width)}'
+                f'UNetGenerator halves the resolution {self.num_downs} times, so height and width of its images must '
+                f'be multiples of {multiple}; got {height}x{width}. Scale them in the pipeline (ResizePair, '
+                f'scale=(width, height)), or halve less: model.generator.num_downs={_halvings(height, width)}'
             )
         skips: list[Tensor] = []
         for block in self.down:
