@@ -15,5 +15,5 @@ test_dataloader = dict(num_workers=0, dataset=dict(
     data_prefix=dict(source='annotations/validation', target='images/validation'), **dataset))
 test_evaluator = dict(lpips_weights='random')
 train_cfg = dict(max_epochs=4)
-param_scheduler = dict(begin=2, end=4)
+param_scheduler = dict(begin=1, end=5)
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=1))

@@ -81,7 +81,7 @@ class LoadPair(BaseTransform):
         if numbers.ndim != 2 or numbers.min() < 0 or numbers.max() >= _CLASSES:
             raise UsageError(
                 f'{path} is no label map with numbers of classes from 0 to {_CLASSES - 1}: its mode is {image.mode}, '
-                f'its values are {numbers.min()} to {numbers.max()}. Leave out the palette of LoadPair for images in colour'
+                f'its values are {numbers.min()} to {numbers.max()}. Images in colour need no palette'
             )
         return self.colours[numbers]
 

@@ -49,6 +49,7 @@ class PairedImages(BaseDataset):
     ) -> None:
         if joined not in (None, 'source-target', 'target-source'):
             raise UsageError(f"PairedImages: joined is 'source-target', 'target-source' or None, got {joined!r}")
+        self._indices: Any
         self.suffix, self.joined = dict(suffix or {}), joined
         prefix = {'source': '', **({} if joined else {'target': ''}), **(data_prefix or {})}
         if joined:
@@ -90,7 +91,7 @@ class PairedImages(BaseDataset):
         return found
 
     def _check_indices(self, count: int) -> None:
-        chosen = self._indices
+        chosen: Any = self._indices
         if chosen is None:
             return
         needed = abs(chosen) if isinstance(chosen, int) else max(chosen, default=-1) + 1

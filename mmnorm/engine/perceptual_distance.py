@@ -40,12 +40,15 @@ def perceptual_distance(net: str, weights: str, key: str) -> nn.Module:
     if net not in _BACKBONES:
         raise UsageError(f'LPIPS has no backbone {net!r}; expected one of {", ".join(_BACKBONES)}')
     # Before anything else: a wrong path should be said also where the package is missing.
-    state = read_weights(weights)[0] if weights not in ('torchvision', 'random') else {}
+    state: Mapping[str, Tensor] = {}
+    if weights not in ('torchvision', 'random'):
+        state = read_weights(weights)[0]
     try:
         import lpips
     except ImportError as error:
         raise MissingPartError(f'the package lpips is missing ({error}): pip install lpips') from None
-    state = _of_torchvision(net, key) if weights == 'torchvision' else state
+    if weights == 'torchvision':
+        state = _of_torchvision(net, key)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         # Its own download says nothing of what to do; it is always random at first.

@@ -69,7 +69,7 @@ def run_properties(row: Experiment, cfg: Config, variant: Variant = AS_IT_STANDS
     return found
 
 
-def main_network(model: Mapping) -> Mapping:
+def main_network(model: Mapping) -> Any:
     """Config of the network that a row is about: the backbone, or what makes images."""
     return next(model[name] for name in ('backbone', 'network', 'generator') if model.get(name))
 

@@ -150,7 +150,7 @@ def _shorten(cfg: Config) -> None:
         if scheduler.type in ('PolyLR', 'CosineAnnealingLR') and 'end' in scheduler:
             scheduler.end = min(scheduler.end, end)
         elif scheduler.type == 'LinearLR' and scheduler.get('end_factor') == 0:
-            scheduler.begin, scheduler.end = end // 2, end
+            scheduler.begin, scheduler.end = end // 2 - 1, end + 1
     cfg.default_hooks.checkpoint.interval = end // 2
     cfg.default_hooks.checkpoint.save_best = None
     cfg.default_hooks.logger.interval = 1

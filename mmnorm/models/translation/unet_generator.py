@@ -14,8 +14,8 @@ from ..instance_norm import with_affine
 from .blocks import INIT, KERNEL, Block, NoisyDropout
 
 _SLOPE = 0.2
-# Blocks of the decoder that have dropout, from the innermost on.
-_WITH_DROPOUT = 3
+# Blocks of the decoder that have dropout, from the innermost on, and the depth from which on it is all of them.
+_WITH_DROPOUT, _DEEP = 3, 7
 
 
 @register_in(MODELS)
@@ -29,7 +29,8 @@ class UNetGenerator(BaseModule):
         norm_cfg: The norm; IN if None, and with gamma and beta unless it says ``affine=False``.
         num_downs: How many times the resolution is halved; the paper's 8 make 1x1 of 256x256.
         channels: Of the first block; the following have 2, 4 and then 8 times as many.
-        dropout: Probability, in the three innermost blocks of the decoder, where they have all 8 times the channels.
+        dropout: Probability, in the three innermost blocks of the decoder; in two if there are 6 halvings, in one if
+            there are less, so that what has few channels keeps them.
         dropout_in_test: Whether it is on in eval mode, too, as in the paper, whose only noise it is.
         init_cfg: As of mmengine's BaseModule; N(0, 0.02) for convolutions if None.
 
@@ -51,6 +52,7 @@ class UNetGenerator(BaseModule):
             raise UsageError(f'UNetGenerator: num_downs is {num_downs}, expected at least 2 halvings of the resolution')
         norm_cfg = with_affine(norm_cfg)
         self.num_downs = num_downs
+        noisy = min(_WITH_DROPOUT, max(_WITH_DROPOUT - _DEEP + num_downs, 1))
         widths = [channels * min(2**i, 8) for i in range(num_downs)]
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for i, width in enumerate(widths):
@@ -61,10 +63,9 @@ class UNetGenerator(BaseModule):
             # All but the innermost get what the encoder had at this resolution besides.
             before = widths[i] * (1 if i == num_downs - 1 else 2)
             width = widths[i - 1] if i else 3
-            conv = nn.ConvTranspose2d(before, width, KERNEL, 2, 1, bias=not i)
-            has_dropout = num_downs - 1 - i < _WITH_DROPOUT and width == channels * 8 and i > 0
-            noise = NoisyDropout(dropout, dropout_in_test) if has_dropout else None
-            self.up.append(Block(nn.ReLU(), conv, norm_cfg if i else None, noise))
+            transposed = nn.ConvTranspose2d(before, width, KERNEL, 2, 1, bias=not i)
+            noise = NoisyDropout(dropout, dropout_in_test) if num_downs - 1 - i < noisy else None
+            self.up.append(Block(nn.ReLU(), transposed, norm_cfg if i else None, noise))
 
     def forward(self, x: Tensor) -> Tensor:
         """Translate images.
