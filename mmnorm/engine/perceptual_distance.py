@@ -1,5 +1,6 @@
 """LPIPS by the package ``lpips``: its heads, and a backbone of torchvision, a file or random weights."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,8 +50,10 @@ def perceptual_distance(net: str, weights: str, key: str) -> nn.Module:
         raise MissingPartError(f'the package lpips is missing ({error}): pip install lpips') from None
     if weights == 'torchvision':
         state = _of_torchvision(net, key)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(0)
+        # It asks torchvision in words of long ago.
+        warnings.simplefilter('ignore')
         # Its own download says nothing of what to do; it is always random at first.
         distance = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     if weights != 'random':

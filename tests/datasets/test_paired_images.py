@@ -167,7 +167,7 @@ def test_shrinking_takes_the_mean_of_areas():
     ('spoil', 'message'),
     [
         (lambda root: [path.unlink() for path in (root / 'A').rglob('*.png')], 'no images in .*A: expected files'),
-        (lambda root: (root / 'B/deeper/1.bmp').unlink(), r'of 3 inputs .* 2 targets .*, 2 do, and 1 do not, .* deeper/1\.'),
+        (lambda root: (root / 'B/deeper/1.bmp').unlink(), 'of 3 inputs .* 2 targets .*, 2 do, and 1 do not, such as'),
         (lambda root: (root / 'B/deeper/1.bmp').rename(root / 'B/1.bmp'), '2 do, and 2 do not, such as deeper/1, 1'),
         (lambda root: save(root / 'B/deeper/1.bmp', image(0, (10, 12))), '1.png has 14x10 pixels .*1.bmp 12x10; scale'),
         (lambda root: (root / 'B/deeper/2.bmp').write_text('words'), '2.bmp cannot be read as an image'),

@@ -355,6 +355,7 @@ def test_killed_and_resumed_is_uninterrupted(files, run, trained):
 
 
 def test_figures_and_pictures_of_a_test(files, run, trained):
+    pytest.importorskip('skimage')
     out, shown = files / 'metrics.json', files / 'shown'
     arguments = (CONFIG, trained / 'epoch_4.pth', '--work-dir', files / 'test', '--out', out, '--show-dir', shown)
     run('test', *arguments, options={'test_evaluator.measures': '[ssim,rmse]'})
