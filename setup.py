@@ -35,6 +35,8 @@ ONEDL = [
 UPSTREAM = ['mmengine==0.10.7', 'mmcv==2.1.0', 'mmsegmentation==1.2.2', 'mmdet==3.3.0', 'mmpretrain==1.2.0']
 # What goes into mmnorm/.mim, as in the packages of OpenMMLab.
 MIM = ('configs', 'tools', 'model-index.yml')
+# SSIM and LPIPS.
+SIMILARITY = ['scikit-image', 'lpips', 'torchvision']
 DIGITS = ['numpy', 'scikit-learn>=1.0', 'opencv-python-headless', 'pycocotools']
 
 
@@ -156,7 +158,18 @@ setup(
         'digits': DIGITS,
         'demo': [*DIGITS, 'matplotlib'],
         'analysis': ['numpy', 'matplotlib>=3.7', 'scikit-learn>=1.0'],
-        'test': [*DIGITS, 'matplotlib', 'pytest', 'hypothesis', 'ruff', 'onnx', 'onnxruntime', 'onnxscript'],
+        'translation': SIMILARITY,
+        'test': [
+            *DIGITS,
+            *SIMILARITY,
+            'matplotlib',
+            'pytest',
+            'hypothesis',
+            'ruff',
+            'onnx',
+            'onnxruntime',
+            'onnxscript',
+        ],
     },
     ext_modules=COMPILED.get('ext_modules', []),
     cmdclass={'build_py': BuildWithConfigs, **COMPILED.get('cmdclass', {})},

@@ -47,9 +47,8 @@ def read_losses(source: str | Path, others: Collection[str] = ()) -> Losses:
             except json.JSONDecodeError:
                 # The last line of a run that was killed.
                 continue
-            # Tests report losses too, without a learning rate.
-            # Of several optimizers each has one, e.g. 'controller.lr'.
-            if 'lr' in entries or any(key.endswith(('/lr', '.lr')) for key in entries):
+            # Tests report losses too, without a learning rate. A model of several parts has one for each, generator.lr.
+            if any(key == 'lr' or key.endswith(('/lr', '.lr')) for key in entries):
                 for key, value in entries.items():
                     if ('loss' in key or key in others) and isinstance(value, int | float):
                         points[key][int(entries['step'])] = value

@@ -20,7 +20,7 @@ _NAMES = {
         'RenormHook': '.renorm_hook',
         'SparsityHook': '.sparsity_hook',
     },
-    'METRICS': {'LossMetric': '.loss_metric'},
+    'METRICS': {'ImageSimilarity': '.image_similarity', 'LossMetric': '.loss_metric'},
     'DATA_SAMPLERS': {'ClassBalancedSampler': '.class_balanced_sampler'},
     'OPTIM_WRAPPER_CONSTRUCTORS': {
         'LearnedNormOptimWrapperConstructor': '.optim_constructor',

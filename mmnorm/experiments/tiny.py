@@ -39,7 +39,7 @@ class Tiny:
             'mmpretrain': self._search if cfg.model.type == 'EnasSearch' else self._classify,
             'mmseg': self._segment,
             'mmdet': self._detect,
-            'mmengine': self._stylize,
+            'mmengine': self._translate if cfg.model.type == 'Pix2Pix' else self._stylize,
         }
         shrink[cfg.default_scope](cfg)
         for name in _LOADERS:
@@ -124,6 +124,18 @@ class Tiny:
         style = next(iter(sorted((images / 'validation').iterdir())))
         cfg.model.loss.update(style_image=str(style), vgg='random', style_size=_SIDE)
 
+    def _translate(self, cfg: Config) -> None:
+        root = self._root('ade20k')
+        resize = dict(type='ResizePair', scale=(_SIDE, _SIDE))
+        pipeline = [dict(type='LoadPair', palette='distinct'), resize, dict(type='PackPair')]
+        for name, split in (('train_dataloader', 'training'), ('test_dataloader', 'validation')):
+            prefix = dict(source=f'annotations/{split}', target=f'images/{split}')
+            dataset = dict(type='PairedImages', data_root=str(root), data_prefix=prefix, pipeline=pipeline)
+            cfg[name].dataset = ConfigDict(dataset)
+        # As often as the side can be halved, which leaves one position.
+        cfg.model.generator.num_downs = min(cfg.model.generator.get('num_downs', 8), _SIDE.bit_length() - 1)
+        cfg.test_evaluator.lpips_weights = 'random'
+
     def _detect(self, cfg: Config) -> None:
         root = self._root('coco')
         for name in _LOADERS:
@@ -154,6 +166,8 @@ def _shorten(cfg: Config) -> None:
     for scheduler in schedulers:
         if scheduler.type in ('PolyLR', 'CosineAnnealingLR') and 'end' in scheduler:
             scheduler.end = min(scheduler.end, end)
+        elif scheduler.type == 'LinearLR' and scheduler.get('end_factor') == 0:
+            scheduler.begin, scheduler.end = end // 2 - 1, end + 1
     cfg.default_hooks.checkpoint.interval = end // 2
     cfg.default_hooks.checkpoint.save_best = None
     cfg.default_hooks.logger.interval = 1

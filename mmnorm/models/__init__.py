@@ -5,6 +5,7 @@ from .enas import EnasNetwork, EnasSearch, NormLSTMCell
 from .inception_v2 import InceptionV2
 from .stylization import PerceptualLoss, Stylizer, TransformationNetwork
 from .thin_resnet_cifar import ThinResNetCIFAR
+from .translation import PatchDiscriminator, Pix2Pix, UNetGenerator
 
 report_taken_names()
 
@@ -13,8 +14,11 @@ __all__ = [
     'EnasSearch',
     'InceptionV2',
     'NormLSTMCell',
+    'PatchDiscriminator',
     'PerceptualLoss',
+    'Pix2Pix',
     'Stylizer',
     'ThinResNetCIFAR',
     'TransformationNetwork',
+    'UNetGenerator',
 ]
