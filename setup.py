@@ -60,7 +60,7 @@ def compiled_loops() -> dict:
     extension = CppExtension(
         'mmnorm._C',
         # Two files, one a core; together.cpp includes all others.
-        ['mmnorm/csrc/together.cpp', 'mmnorm/csrc/passes.cpp'],
+        ['mmnorm/csrc/together.cpp', 'mmnorm/csrc/core.cpp'],
         depends=sorted(str(path.relative_to(ROOT)) for path in (ROOT / 'mmnorm/csrc').iterdir()),
         # Compiled with OpenMP but not linked to it: the functions are found in the library that PyTorch has loaded, and
         # a second one would have threads of its own.
