@@ -351,7 +351,12 @@ def _address(t: Tensor) -> tuple[int, int]:
 
 def _is_dense(t: Tensor) -> bool:
     """Whether ``t`` lies in the CPU's memory, as it is."""
-    return t.is_cpu and t.layout == torch.strided and not t.is_nested and not t.is_neg() and t.data_ptr() != 0
+    return t.is_cpu and t.layout == torch.strided and not t.is_nested and not t.is_neg() and _has_memory(t)
+
+
+def _has_memory(t: Tensor) -> bool:
+    # Where a storage has been emptied, a view's address is not 0 but its offset.
+    return t.data_ptr() != 0 and (t.storage_offset() == 0 or t.untyped_storage().nbytes() > 0)
 
 
 def _is_channels_last(x: Tensor) -> bool:
@@ -374,4 +379,4 @@ def _describe(t: Tensor) -> str:
     text += f' and strides {t.stride()}'
     if t.is_neg():
         return f'{text}, a negative view (call resolve_neg() first)'
-    return f'{text}, without memory' if t.is_cpu and t.numel() > 0 and t.data_ptr() == 0 else text
+    return f'{text}, without memory' if t.is_cpu and t.numel() > 0 and not _has_memory(t) else text
