@@ -2,10 +2,9 @@
 
 ``'auto'``, the default, takes Triton on CUDA where Triton is installed, on the CPU the native loops where they were
 compiled for this PyTorch, else the portable ones, and the composed passes elsewhere. The environment variable
-``MMNORM_BACKEND`` or :func:`set_backend` force one, to find out whether it is at fault. What one cannot do ('native' and
-'portable' another device or float16) the composed passes do;
-what cannot go through kernels at all (graphs that are traced or compiled, transforms of functions, empty tensors) is
-done by the reference, plain operators.
+``MMNORM_BACKEND`` or :func:`set_backend` force one, to find out whether it is at fault. What one cannot do ('native'
+and 'portable' another device or float16) the composed passes do; what cannot go through kernels at all (graphs that are
+traced or compiled, transforms of functions, empty tensors) is done by the reference, plain operators.
 """
 
 import os
@@ -33,8 +32,8 @@ _NEEDS = {
     'triton': 'the package triton, 3.4 or newer, which is not installed',
     'native': 'the compiled module mmnorm._C, which is missing or does not load (install mmnorm again, with '
     '--no-build-isolation and a C++ compiler)',
-    'portable': 'the compiled library mmnorm/_loops.so, which is missing or does not load (install mmnorm again, with a '
-    'C++ compiler)',
+    'portable': 'the compiled library mmnorm/_loops.so, which is missing or does not load (install mmnorm again, with '
+    'a C++ compiler)',
 }
 
 

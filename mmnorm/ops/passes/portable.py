@@ -278,7 +278,9 @@ def _slope(activation: Activation | None) -> float:
     if activation is None:
         return _NO_ACTIVATION
     if activation.slope is None:
-        raise ValueError(f"mmnorm: activation: expected one with a slope, 'relu' or 'leaky_relu', got {activation.name!r}")
+        raise ValueError(
+            f"mmnorm: activation: expected one with a slope, 'relu' or 'leaky_relu', got {activation.name!r}"
+        )
     return activation.slope
 
 
@@ -294,9 +296,7 @@ def _shape(x: Tensor) -> tuple[int, int, int, bool, int]:
     return samples, channels, x.numel() // (samples * channels), contiguous, code
 
 
-_INPUT = (
-    'a tensor (N, C, *) of float32, float64 or bfloat16 on the CPU, contiguous or channels_last, that is not empty'
-)
+_INPUT = 'a tensor (N, C, *) of float32, float64 or bfloat16 on the CPU, contiguous or channels_last, that is not empty'
 
 
 def _values(t: Tensor, name: str, x: Tensor) -> int:
