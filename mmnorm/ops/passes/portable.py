@@ -1,8 +1,8 @@
 """The passes as loops of our own for the CPU that know no PyTorch: ``mmnorm/_loops.so``, from ``mmnorm/csrc``.
 
 They are the loops of :mod:`.native`, behind an interface of plain C, which takes addresses and sizes; so one library
-serves every version of PyTorch and of Python. What is missing is what lies between the passes: the nodes of autograd are
-those in Python, and the steps of the coefficients are plain operators.
+serves every version of PyTorch and of Python. What is missing is what lies between the passes: the nodes of autograd
+are those in Python, and the steps of the coefficients are plain operators.
 
 Every address that goes down is of a tensor that has been looked at here: its device, type, shape and memory format.
 """
@@ -278,14 +278,12 @@ def _slope(activation: Activation | None) -> float:
     if activation is None:
         return _NO_ACTIVATION
     if activation.slope is None:
-        raise ValueError(
-            f"mmnorm: activation: expected one with a slope, 'relu' or 'leaky_relu', got {activation.name!r}"
-        )
+        raise ValueError(f"mmnorm: activation: expected 'relu' or 'leaky_relu', got {activation.name!r}")
     return activation.slope
 
 
 def _shape(x: Tensor) -> tuple[int, int, int, bool, int]:
-    """x as the library is told of it."""
+    """What the library is told of x."""
     code = _CODES.get(x.dtype)
     if code is None or x.dim() < 2 or not _is_dense(x) or x.numel() == 0:
         raise _unexpected('x', x, _INPUT)
