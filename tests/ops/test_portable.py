@@ -54,7 +54,7 @@ MESSAGES = {
     ),
     'number': (
         lambda: portable.affine(X, MEAN, MEAN, MEAN.long()),
-        'shift: expected a dense floating-point .* got torch.int64',
+        'shift: expected a dense .* got torch.int64',
     ),
     'mean': (lambda: portable.plane_sums(X, X, MEAN.float()), 'mean: expected .* float64 .* got torch.float32'),
     'formats': (
