@@ -10,6 +10,7 @@ from pathlib import Path
 
 import modelindex
 import pytest
+import torch
 
 from mmnorm.ops.passes import portable
 
@@ -129,8 +130,10 @@ def test_a_wheel_that_is_built_without_pytorch_has_the_loops_for_any(source, tmp
         '(warning,) = [w for w in caught if "mmnorm" in str(w.message)]\n'
         'assert "layers run in mmnorm/_loops.so on a CPU" in str(warning.message), warning.message\n'
     )
-    env = {**os.environ, 'PYTHONPATH': str(installed)}
-    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, env=env)
+    # Without what .pth files do: an editable installation finds the parts of its package, whoever imports them.
+    paths = [str(installed), str(Path(torch.__file__).parents[1])]
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
+    done = subprocess.run([sys.executable, '-S', '-c', code], cwd=tmp_path, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
