@@ -110,8 +110,7 @@ def has_triton() -> bool:
 def _checked(name: str, source: str) -> str:
     if name not in BACKENDS:
         raise ValueError(f'{source} must be one of {", ".join(BACKENDS)}, got {name!r}')
-    there = {'triton': has_triton, 'native': has_native, 'portable': has_portable}.get(name)
-    if there is not None and not there():
+    if name in _NEEDS and not {'triton': has_triton, 'native': has_native, 'portable': has_portable}[name]():
         raise RuntimeError(f"{source} {name!r} needs {_NEEDS[name]}; use 'auto'")
     return name
 

@@ -34,7 +34,7 @@ _INT, _SIZE, _POINTER, _DOUBLE = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, 
 # Samples, channels, positions, whether it is contiguous, type.
 _SHAPE = [_SIZE, _SIZE, _SIZE, _INT, _INT]
 _NUMBERS = [_POINTER, _INT]
-_ARGUMENTS = {
+_ARGUMENTS: dict[str, list[type]] = {
     'moments': [_POINTER] * 3,
     'affine': [_POINTER, _POINTER, *_NUMBERS * 2, _DOUBLE, _POINTER],
     'affine_add': [_POINTER, _POINTER, *_NUMBERS * 2, _POINTER, _DOUBLE, _POINTER, _POINTER],
@@ -182,12 +182,14 @@ def plane_sums(
         assert shift is not None
         numbers = [_numbers(scale, 'scale', x), _numbers(shift, 'shift', x)]
     total, product = torch.empty((2, *x.shape[:2]), dtype=accumulation_dtype(x.dtype))
+    addresses = [_address(t) for t in numbers] or [(0, 0)] * 2
     _function('plane_sums')(
         *shape,
         _values(dy, 'dy', x),
         x.data_ptr(),
         _mean(mean, x),
-        *([part for t in numbers for part in _address(t)] or [None, 0, None, 0]),
+        *addresses[0],
+        *addresses[1],
         _slope(activation),
         total.data_ptr(),
         product.data_ptr(),
