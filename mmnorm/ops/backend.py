@@ -110,7 +110,8 @@ def has_triton() -> bool:
 def _checked(name: str, source: str) -> str:
     if name not in BACKENDS:
         raise ValueError(f'{source} must be one of {", ".join(BACKENDS)}, got {name!r}')
-    if name in _NEEDS and not {'triton': has_triton, 'native': has_native, 'portable': has_portable}[name]():
+    is_there: dict[str, Callable[[], bool]] = {'triton': has_triton, 'native': has_native, 'portable': has_portable}
+    if name in is_there and not is_there[name]():
         raise RuntimeError(f"{source} {name!r} needs {_NEEDS[name]}; use 'auto'")
     return name
 

@@ -94,13 +94,17 @@ else:
 def openmp_functions() -> tuple[int, int, int] | None:
     """Addresses of ``GOMP_parallel``, ``omp_get_thread_num`` and ``omp_get_num_threads`` in PyTorch's OpenMP.
 
-    They are looked up among what its extension module is linked to, so they are of the library whose threads PyTorch
-    uses, wherever that lies. None where PyTorch has its threads from elsewhere.
+    They are looked up as the linker has done it, first in the whole program, where a preloaded OpenMP is, then among
+    what PyTorch's extension module is linked to. So they are of the library whose threads PyTorch uses, wherever that
+    lies. None where PyTorch has its threads from elsewhere.
     """
-    try:
-        library = ctypes.CDLL(torch._C.__file__)
-        functions = [library[name] for name in ('GOMP_parallel', 'omp_get_thread_num', 'omp_get_num_threads')]
-    except (AttributeError, OSError):
-        return None
-    parallel, number, count = (ctypes.cast(function, ctypes.c_void_p).value for function in functions)
-    return (parallel, number, count) if parallel and number and count else None
+    for path in (None, torch._C.__file__):
+        try:
+            library = ctypes.CDLL(path)
+            functions = [library[name] for name in ('GOMP_parallel', 'omp_get_thread_num', 'omp_get_num_threads')]
+        except (AttributeError, OSError, TypeError):
+            continue
+        parallel, number, count = (ctypes.cast(function, ctypes.c_void_p).value for function in functions)
+        if parallel and number and count:
+            return parallel, number, count
+    return None
