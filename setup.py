@@ -56,8 +56,8 @@ FLAGS = [
     '-fvisibility=hidden',
 ]
 # What layers take without mmnorm._C, and without both; see docs/performance.md.
-BY_LOOPS = 'a quarter longer, two to three times as long on small maps'
-BY_COMPOSED = 'half as long again on a CPU, three to four times as long on small maps'
+BY_LOOPS = 'a quarter longer, three times as long on small maps'
+BY_COMPOSED = 'a third longer on a CPU, three to four times as long on small maps'
 SOURCES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / 'mmnorm/csrc').iterdir())
 # The loops, compiled once for both.
 CORE = 'mmnorm/csrc/core.cpp'

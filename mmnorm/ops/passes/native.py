@@ -21,10 +21,8 @@ INTERFACE = 5
 def what_is_slower() -> str:
     """What layers take on a CPU without the compiled module: see docs/performance.md."""
     if portable.load() is None:
-        return 'layers take half as long again on a CPU, and three to four times as long on small maps'
-    return (
-        'layers run in mmnorm/_loops.so on a CPU, and take a quarter longer, two to three times as long on small maps'
-    )
+        return 'layers take a third longer on a CPU, three to four times as long on small maps'
+    return 'layers run in mmnorm/_loops.so on a CPU, and take a quarter longer, three times as long on small maps'
 
 
 def _load() -> ModuleType | None:
