@@ -12,7 +12,8 @@ from .base import LearnedNorm
 
 # As mmengine tells norms, and RMSNorm, which PyTorch has from 2.4 on.
 _PLAIN_NORMS: tuple[type[nn.Module], ...] = (
-    nn.modules.batchnorm._NormBase,
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     nn.GroupNorm,
     nn.LayerNorm,
     *([nn.RMSNorm] if hasattr(nn, 'RMSNorm') else []),
