@@ -1,7 +1,8 @@
 # make demo: what the layers are for, seen in minutes; builds what that takes of .venv first, once.
 # make test: all tests; builds the rest of .venv first, once, of which the operators of mmcv take 5 to 10 minutes.
 # make test-upstream: all tests with the OpenMMLab of open-mmlab, on the PyTorch that its mmcv stands on.
-# make test-torch: the tests of the layers with PyTorch alone, on several versions; TORCH=2.1.2 for one.
+# make test-torch: the tests of the layers with PyTorch alone, on several versions; TORCH=2.1.2 for one,
+#   PYTHON=python3.12 for another Python, in environments of its own.
 # make docs: the documentation as a site, in site/.
 
 PYTHON ?= python3.11
@@ -16,6 +17,9 @@ NO_DEBUG := CFLAGS="$$CFLAGS -g0"
 # Versions of PyTorch for test-torch; "newest" is what the package index has.
 TORCH ?= 2.1.2 2.4.1 2.6.0 newest
 TORCHES := $(addprefix test-torch-,$(TORCH))
+# Of the environments of another Python than the default, such as -py3.12, so that they stand beside the others.
+SUFFIX := $(if $(filter python3.11,$(PYTHON)),,$(filter-out -py3.11,$(shell \
+  $(PYTHON) -c 'import sys; print("-py{}.{}".format(*sys.version_info))')))
 
 .PHONY: demo test lint env env-demo constraints docs test-upstream env-upstream test-torch $(TORCHES)
 
@@ -113,14 +117,16 @@ env-upstream: .venv-upstream/.ready
 
 test-torch: $(TORCHES)
 
-$(TORCHES): test-torch-%: .venv-torch-%/.ready
-	$(call copy_sources,.venv-torch-$*)
-	cd .venv-torch-$*/src && ../bin/python -c "import torch; print('PyTorch', torch.__version__)"
-	cd .venv-torch-$*/src && OMP_NUM_THREADS=1 ../bin/python -m pytest -n $(WORKERS) --dist worksteal tests/layers tests/ops
+$(TORCHES): test-torch-%: .venv-torch-%$(SUFFIX)/.ready
+	$(call copy_sources,.venv-torch-$*$(SUFFIX))
+	cd .venv-torch-$*$(SUFFIX)/src && \
+	  ../bin/python -c "import sys, torch; print('Python', sys.version.split()[0], 'PyTorch', torch.__version__)"
+	cd .venv-torch-$*$(SUFFIX)/src && \
+	  OMP_NUM_THREADS=1 ../bin/python -m pytest -n $(WORKERS) --dist worksteal tests/layers tests/ops
 
-.venv-torch-%/.ready: requirements/torch.txt
-	@$(STEP) "Environment .venv-torch-$*" $(PYTHON) -m venv .venv-torch-$*
-	@$(STEP) "PyTorch" .venv-torch-$*/bin/python -m pip install $(if $(filter newest,$*),torch,"torch===$*") \
+$(TORCHES:test-torch-%=.venv-torch-%$(SUFFIX)/.ready): .venv-torch-%$(SUFFIX)/.ready: requirements/torch.txt
+	@$(STEP) "Environment .venv-torch-$*$(SUFFIX)" $(PYTHON) -m venv .venv-torch-$*$(SUFFIX)
+	@$(STEP) "PyTorch" .venv-torch-$*$(SUFFIX)/bin/python -m pip install $(if $(filter newest,$*),torch,"torch===$*") \
 	  --requirement requirements/torch.txt
 	@touch $@
 

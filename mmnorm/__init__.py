@@ -54,6 +54,7 @@ from .layers import (
     ThresholdedLinearUnit,
 )
 from .layers.norm_eval import apply_norm_eval
+from .layers.param_groups import param_groups
 from .ops import backend_for, get_backend, set_backend
 from .registry import NORM_LAYERS, finish_import, register
 from .version import __version__
@@ -89,6 +90,7 @@ __all__ = [
     'fold',
     'fuse',
     'get_backend',
+    'param_groups',
     'register',
     'revert_norm',
     'set_backend',

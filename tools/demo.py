@@ -33,12 +33,12 @@ def train_and_test(norm: str, out: Path, options: list[str]) -> dict[str, float]
     arguments = [config, '--work-dir', work_dir, '--no-validate', '--with', 'exact-resume', *options]
     run_step(work_dir / 'train.txt', 'train', *arguments)
     result = {'seconds': time.monotonic() - start}
-    checkpoint = Path((work_dir / 'last_checkpoint').read_text().strip())
+    checkpoint = Path((work_dir / 'last_checkpoint').read_text(encoding='utf-8').strip())
     for key, flags in {'single': [], 'multi': ['--tta']}.items():
         metrics = work_dir / f'{key}.json'
         test = [config, checkpoint, '--work-dir', work_dir / f'test_{key}', '--out', metrics, *flags, *options]
         run_step(work_dir / f'test_{key}.txt', 'test', *test)
-        result[key] = json.loads(metrics.read_text())['mIoU']
+        result[key] = json.loads(metrics.read_text(encoding='utf-8'))['mIoU']
     return result
 
 
@@ -59,7 +59,7 @@ def draw_predictions(out: Path, data_root: Path, picture: Path, scenes: int = 5)
     models = {}
     for norm in NORMS:
         work_dir = out / norm.lower()
-        checkpoint = (work_dir / 'last_checkpoint').read_text().strip()
+        checkpoint = (work_dir / 'last_checkpoint').read_text(encoding='utf-8').strip()
         models[norm] = init_model(str(config_of(norm)), checkpoint, device='cpu')
     meta = models[NORMS[0]].dataset_meta
     palette = np.array(meta['palette'], dtype=np.uint8)

@@ -7,7 +7,7 @@ DOCS = Path(__file__).resolve().parents[1]
 
 def table(page: str, row: str) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the one table of a page that has a row of this name."""
-    lines = (DOCS / page).read_text().splitlines()
+    lines = (DOCS / page).read_text(encoding='utf-8').splitlines()
     (first,) = (i for i, line in enumerate(lines) if line.startswith(f'| {row} |'))
     while lines[first - 1].startswith('|'):
         first -= 1

@@ -80,7 +80,7 @@ def _named(text: str, target: str) -> str:
     """The text of a link: the title of the page where the repository has its file name."""
     if not text.endswith('.md]') or not (ROOT / target).is_file():
         return text
-    return f'[{(ROOT / target).read_text().partition("# ")[2].partition(chr(10))[0]}]'
+    return f'[{(ROOT / target).read_text(encoding="utf-8").partition("# ")[2].partition(chr(10))[0]}]'
 
 
 def _targets(page) -> set[str]:

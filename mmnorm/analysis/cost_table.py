@@ -82,16 +82,16 @@ class CostTable:
         """Into a .json, .csv or .md file; the first two have plain numbers."""
         file = Path(path)
         if file.suffix == '.md':
-            file.write_text(self._markdown())
+            file.write_text(self._markdown(), encoding='utf-8')
         elif file.suffix == '.csv':
-            with file.open('w', newline='') as out:
+            with file.open('w', newline='', encoding='utf-8') as out:
                 records = self._records()
                 writer = csv.DictWriter(out, records[0])
                 writer.writeheader()
                 writer.writerows(records)
         else:
             content = {'title': self.title, **self.facts, 'costs': self._records(), 'notes': self.notes}
-            file.write_text(json.dumps(content, indent=1) + '\n')
+            file.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
 
     def _records(self) -> list[dict]:
         records = []

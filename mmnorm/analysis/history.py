@@ -82,7 +82,7 @@ def read_history(run: str | Path) -> History:
     points: dict[tuple[str, str], dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     files = scalar_files(Path(run))
     for file in files:
-        for line in file.read_text().splitlines():
+        for line in file.read_text(encoding='utf-8').splitlines():
             try:
                 entries = json.loads(line)
             except json.JSONDecodeError:

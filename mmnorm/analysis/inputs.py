@@ -220,7 +220,7 @@ def read_config(args: argparse.Namespace, path: str, text: str | None) -> tuple[
         file = args.config
         if text is not None:
             file = Path(folder, f'{re.sub(r"[^0-9A-Za-z_]", "_", Path(path).stem)}.py')
-            file.write_text(text)
+            file.write_text(text, encoding='utf-8')
         options = {'work_dir': None, 'fuse': False, **vars(args), 'config': str(file)}
         return launch.load_config(argparse.Namespace(**options))
 

@@ -41,7 +41,7 @@ def read_losses(source: str | Path, others: Collection[str] = ()) -> Losses:
     run = path.absolute().parent if path.suffix == '.pth' else path
     points: dict[str, dict[int, float]] = defaultdict(dict)
     for file in scalar_files(run) if run.exists() else ():
-        for line in file.read_text().splitlines():
+        for line in file.read_text(encoding='utf-8').splitlines():
             try:
                 entries = json.loads(line)
             except json.JSONDecodeError:

@@ -174,9 +174,22 @@ def _collate_as_mmpretrain(cfg: Config) -> None:
             cfg[name] = {**deepcopy(defaults), **cfg[name]}
 
 
-def build_runner(cfg: Config) -> Runner:
-    """The Runner that ``cfg`` asks for."""
-    return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+class EvaluationRunner(Runner):
+    """Leaves the config that is in the work dir.
+
+    Most often that is the training's, which the next test and ``mmnorm analyze`` read; a test's own may have another
+    model, that of ``--tta``. The folder of each test's log has its config as well.
+    """
+
+    def dump_config(self) -> None:
+        """Write the config into the work dir, unless there is one of this name."""
+        if self.cfg.filename is None or not osp.exists(osp.join(self.work_dir, osp.basename(self.cfg.filename))):
+            super().dump_config()
+
+
+def build_runner(cfg: Config, runner: type[Runner] = Runner) -> Runner:
+    """The Runner that ``cfg`` asks for, else one of the class that is given."""
+    return runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
 
 
 def explain_download_failure(cfg: Config, error: OSError) -> UsageError:

@@ -27,6 +27,8 @@ def command_line(words: Sequence[str]) -> list[str]:
 def environment() -> dict[str, str]:
     """The environment, in which this mmnorm is found."""
     found = dict(os.environ)
+    # Logs are read as UTF-8; on Windows a process that writes to a file would take another encoding.
+    found.setdefault('PYTHONIOENCODING', 'utf-8')
     if (_FOLDER / 'setup.py').is_file():
         found['PYTHONPATH'] = os.pathsep.join(filter(None, [str(_FOLDER), found.get('PYTHONPATH')]))
     return found
@@ -43,7 +45,7 @@ def execute(words: Sequence[str], log: Path, append: bool = False) -> int:
     Returns:
         The exit status.
     """
-    with log.open('a' if append else 'w') as output:
+    with log.open('a' if append else 'w', encoding='utf-8') as output:
         done = subprocess.run(
             command_line(words), stdout=output, stderr=subprocess.STDOUT, env=environment(), check=False
         )
@@ -63,7 +65,7 @@ def run_step(log: Path, command: str, *arguments: object) -> None:
     """
     status = execute(['mmnorm', command, *map(str, arguments)], log)
     if status:
-        print(log.read_text()[-_TAIL:], file=sys.stderr)
+        print(log.read_text(encoding='utf-8', errors='replace')[-_TAIL:], file=sys.stderr)
         sys.exit(f'mmnorm {command} failed (status {status}); the whole log is {log}')
 
 
@@ -105,4 +107,7 @@ def run_on_gpus(command: str, args: argparse.Namespace) -> None:
     torchrun = [sys.executable, '-m', 'torch.distributed.run', *(f'--{key}={value}' for key, value in settings.items())]
     words = [*torchrun, '-m', 'mmnorm', command, *sys.argv[1:], '--launcher', 'pytorch']
     sys.stdout.flush()
+    if sys.platform == 'win32':
+        # Where exec ends this process before the other has done its work, and parts words at their spaces.
+        sys.exit(subprocess.call(words, env=environment()))
     os.execve(sys.executable, words, environment())

@@ -131,7 +131,7 @@ def latest_checkpoint(work_dir: str) -> str | None:
         Its path; None if there is none.
     """
     note = Path(work_dir, 'last_checkpoint')
-    named = note.read_text().strip() if note.is_file() else ''
+    named = note.read_text(encoding='utf-8').strip() if note.is_file() else ''
     if named:
         beside = Path(work_dir, Path(named).name)
         return named if not beside.is_file() or Path(named).is_file() else str(beside)

@@ -273,5 +273,5 @@ def main() -> None:
     good = report(results, lines.append)
     print('\n'.join(lines))
     if args.output:
-        Path(args.output).write_text('\n'.join(lines) + '\n')
+        Path(args.output).write_text('\n'.join(lines) + '\n', encoding='utf-8')
     sys.exit(0 if good else 1)

@@ -73,8 +73,9 @@ def list_rows(args: argparse.Namespace) -> None:
     rows = catalogue().select(args.paper, args.table, args.norm, args.data, args.state)
     if not rows:
         raise UsageError('no row is of all that; mmnorm experiments list shows all there are')
-    # As other commands of a shell end when head, say, has read enough.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    # As other commands of a shell end when head, say, has read enough; Windows has no such signal.
+    if hasattr(signal, 'SIGPIPE'):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     width = max(len(row.id) for row in rows)
     for row in rows:
         figures = ', '.join(f'{catalogue().metrics[name].label} {value}' for name, value in row.paper.items())
@@ -127,7 +128,7 @@ def compare(args: argparse.Namespace) -> None:
     table = comparing.markdown(catalogue(), lines)
     print(table)
     if args.out:
-        args.out.write_text(table)
+        args.out.write_text(table, encoding='utf-8')
     if args.picture:
         save_figure(comparing.bars_figure(lines), args.picture)
     if args.curves:
@@ -143,7 +144,7 @@ def document(args: argparse.Namespace) -> None:
         path = checkout / name
         if not path.is_file():
             raise UsageError(f'{path} is not there; it is a file of a checkout of mmnorm')
-        path.write_text(written(catalogue()))
+        path.write_text(written(catalogue()), encoding='utf-8')
         print(f'wrote {path}')
 
 

@@ -70,16 +70,16 @@ class Step:
         run_step(work_dir / 'train.txt', 'train', self.name, '--work-dir', work_dir, '--cfg-options', *options)
         # One folder a run, named by time.
         log = max(work_dir.glob('*/vis_data/scalars.json'))
-        entries = [json.loads(line) for line in log.read_text().splitlines()]
+        entries = [json.loads(line) for line in log.read_text(encoding='utf-8').splitlines()]
         curve = {entry['step']: self.percent * entry[self.metric] for entry in entries if self.metric in entry}
-        return Path((work_dir / 'last_checkpoint').read_text().strip()), curve
+        return Path((work_dir / 'last_checkpoint').read_text(encoding='utf-8').strip()), curve
 
     def test(self, checkpoint: Path, work_dir: Path, options: list[str]) -> float:
         """The metric in percent at several scales, flipped and not where the codebase does that."""
         out = work_dir / 'tta.json'
         arguments = [self.name, checkpoint, '--work-dir', work_dir / 'test', '--tta', '--out', out]
         run_step(work_dir / 'test.txt', 'test', *arguments, '--cfg-options', *options)
-        return self.percent * json.loads(out.read_text())[self.metric]
+        return self.percent * json.loads(out.read_text(encoding='utf-8'))[self.metric]
 
 
 PRETRAINING = Step('classification', 'resnet18_en_digits.py', 'imagenet', 'accuracy/top1', 'accuracy')

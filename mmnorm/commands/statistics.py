@@ -42,4 +42,4 @@ def main() -> None:
     table = markdown(compare_statistics(launch.build_runner(cfg), args.checkpoints, samples))
     print(table)
     if args.out:
-        args.out.write_text(table)
+        args.out.write_text(table, encoding='utf-8')

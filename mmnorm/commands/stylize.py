@@ -71,7 +71,7 @@ def _config_of(args: argparse.Namespace, rest: dict) -> Config:
         if file is None:
             text = config_in(args.checkpoint, rest, args.trust_checkpoint)
             file = Path(folder, f'{re.sub(r"[^0-9A-Za-z_]", "_", Path(args.checkpoint).stem)}.py')
-            file.write_text(text)
+            file.write_text(text, encoding='utf-8')
         options = dict(config=str(file), trust_checkpoint=args.trust_checkpoint, launcher='none', local_rank=0)
         absent = dict.fromkeys(('cfg_options', 'norm', 'norm_scope', 'work_dir'))
         cfg, _ = launch.load_config(argparse.Namespace(**options, **absent, fuse=False))

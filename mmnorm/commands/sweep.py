@@ -75,7 +75,7 @@ def summarize(args: argparse.Namespace) -> None:
     table = markdown(sum_up(read_table(plan.table), args.best), plan.metrics)
     print(table)
     if args.out:
-        args.out.write_text(table)
+        args.out.write_text(table, encoding='utf-8')
 
 
 def draw(args: argparse.Namespace) -> None:

@@ -70,7 +70,7 @@ def main() -> None:
         enable_tta(cfg, scope)
     check_weights(model, args.checkpoint, 'the command line', trust=args.trust_checkpoint)
 
-    metrics = launch.build_runner(cfg).test()
+    metrics = launch.build_runner(cfg, launch.EvaluationRunner).test()
     if args.out:
         import mmengine
 

@@ -27,10 +27,16 @@ class AtomicBackend(LocalBackend):
         filepath = os.fspath(filepath)
         os.makedirs(os.path.dirname(filepath) or '.', exist_ok=True)
         write_atomically(filepath, lambda file: file.write(obj))
+        in_use = []
         while self._outdated:
             outdated = self._outdated.pop()
             if outdated != filepath and os.path.exists(outdated):
-                os.remove(outdated)
+                try:
+                    os.remove(outdated)
+                except PermissionError:
+                    # Windows removes no file that somebody reads. No reason to end a training: next time.
+                    in_use.append(outdated)
+        self._outdated.extend(in_use)
 
     def remove(self, filepath: str | Path) -> None:
         """Remove a file, as soon as the next one is complete.

@@ -1,12 +1,11 @@
 """The optimizer wrapper constructor that knows the learned norms."""
 
-from numbers import Real
-
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
 from ..layers.base import LearnedNorm
+from ..layers.param_groups import check_factor, multipliers
 from ..registry import register_in
 
 
@@ -47,8 +46,7 @@ class LearnedNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             mult = self.paramwise_cfg.get(key)
             if mult is None:
                 continue
-            if isinstance(mult, bool) or not isinstance(mult, Real) or mult < 0:
-                raise ValueError(f'paramwise_cfg.{key} must be a number >= 0, got {mult!r}')
+            check_factor(f'paramwise_cfg.{key}', mult)
             if self.optimizer_cfg.get(base) is None:
                 raise ValueError(f'paramwise_cfg.{key} has nothing to multiply: give the optimizer its {base}')
 
@@ -70,18 +68,11 @@ class LearnedNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def _set_options(self, group: dict, name: str, prefix: str) -> None:
         """Correct what the default constructor, which takes the layer for no norm, gave to one parameter."""
-        option = self.paramwise_cfg.get
-        if any(key in f'{prefix}.{name}' for key in option('custom_keys', {})):
+        if any(key in f'{prefix}.{name}' for key in self.paramwise_cfg.get('custom_keys', {})):
             return
         group.pop('lr', None)
         group.pop('weight_decay', None)
-        is_affine, is_bias = name in ('weight', 'bias'), name.endswith('bias')
-        # In order of precedence. To flat_decay_mult EN's gamma and beta are flat, as any norm's, whatever their shape.
-        lr_mults = [] if is_affine else [option('ratio_lr_mult')] + [option('bias_lr_mult')] * is_bias
-        decay_mults = [option('norm_decay_mult' if is_affine else 'ratio_decay_mult')]
-        decay_mults += [option('bias_decay_mult')] * is_bias
-        decay_mults += [option('flat_decay_mult')] * (is_affine or group['params'][0].ndim == 1)
-        for key, base, mults in (('lr', self.base_lr, lr_mults), ('weight_decay', self.base_wd, decay_mults)):
-            mult = next((mult for mult in mults if mult is not None), None)
+        mults = multipliers(name, group['params'][0].ndim == 1, self.paramwise_cfg)
+        for key, base, mult in zip(('lr', 'weight_decay'), (self.base_lr, self.base_wd), mults):
             if mult is not None and base is not None:
                 group[key] = base * mult

@@ -301,7 +301,7 @@ def read(path: Path) -> Catalogue:
     Raises:
         ValueError: If something in it is not as it has to be.
     """
-    content = yaml.load(path.read_text(), _Loader)
+    content = yaml.load(path.read_text(encoding='utf-8'), _Loader)
     metrics = {name: Metric(**entry) for name, entry in content['metrics'].items()}
     experiments: dict[str, Experiment] = {}
     for entry in content['tables']:

@@ -22,7 +22,7 @@ def check_class_order(data: Path) -> None:
     synsets = data / 'webvision/info/synsets.txt'
     if not synsets.is_file():
         raise UsageError(f'{synsets.absolute()} is missing, which says how WebVision numbers its classes')
-    webvision = [line.split()[0] for line in synsets.read_text().splitlines() if line.strip()]
+    webvision = [line.split()[0] for line in synsets.read_text(encoding='utf-8').splitlines() if line.strip()]
     folder = data / 'imagenet/train'
     imagenet = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else sorted(webvision)
     if len(webvision) != _CLASSES or webvision != imagenet:

@@ -47,7 +47,7 @@ def settings_of(catalogue: Catalogue, row: Experiment) -> list[Setting]:
 
 def document(catalogue: Catalogue) -> str:
     """The whole of docs/experiments.md."""
-    parts = [TEMPLATE.read_text().rstrip()]
+    parts = [TEMPLATE.read_text(encoding='utf-8').rstrip()]
     for paper, facts in catalogue.papers.items():
         parts.append(f'## {facts["title"]}')
         if paper != 'own':

@@ -33,7 +33,7 @@ class RunFolder:
         last, config = self.path / 'last_checkpoint', self.path / Path(row.config).name
         if not (last.is_file() and config.is_file()):
             return False
-        return Path(last.read_text().strip()).name == final_name(Config.fromfile(config))
+        return Path(last.read_text(encoding='utf-8').strip()).name == final_name(Config.fromfile(config))
 
     def figure(self, metric: Metric) -> float | None:
         """What the run reached, in the paper's unit; None if it has not been evaluated so."""
@@ -71,7 +71,7 @@ class RunFolder:
 
     def _logged(self) -> Iterator[dict]:
         for file in sorted(self.path.glob('*/vis_data/scalars.json')):
-            for line in file.read_text().splitlines():
+            for line in file.read_text(encoding='utf-8').splitlines():
                 try:
                     yield json.loads(line)
                 except json.JSONDecodeError:
@@ -107,4 +107,4 @@ def seeds_of(root: Path, row: Experiment, code: bool = False) -> list[int]:
 
 
 def _read(file: Path) -> dict:
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return json.loads(file.read_text(encoding='utf-8')) if file.is_file() else {}

@@ -44,7 +44,7 @@ def run(steps: list[Step], say: Callable[[str], None] = print, with_: Execute = 
             say(f'{step.title} was interrupted; the same command goes on from here')
             raise SystemExit(_INTERRUPTED) from None
         if status or not step.done:
-            tail = ''.join(step.log.read_text(errors='replace').splitlines(keepends=True)[-15:])
+            tail = ''.join(step.log.read_text(encoding='utf-8', errors='replace').splitlines(keepends=True)[-15:])
             ended = f'failed (status {status})' if status else f'ended without {step.result}'
             raise UsageError(
                 f'{step.title} {ended}; the same command goes on from here. The end of {step.log}:\n{tail}'

@@ -53,17 +53,6 @@ def test_plain_pytorch(capsys, tmp_path, monkeypatch):
         share = re.fullmatch(r'(\d+)% of the digits', printed[heading][-1])[1]
         assert int(share) > 50, heading
 
-    # The groups have every parameter once, and the norms' are where the page says.
-    model = namespace['classifier']
-    groups = namespace['parameter_groups'](model, 1.0, 0.5, 0.25)
-    of = {id(p): group for group in groups for p in group['params']}
-    assert sum(len(group['params']) for group in groups) == len(of) == len(list(model.parameters()))
-    norm = model.network.bn1
-    assert isinstance(norm, mmnorm.SwitchableNorm2d)
-    assert (of[id(norm.weight)]['lr'], of[id(norm.weight)]['weight_decay']) == (1.0, 0.0)
-    assert (of[id(norm.mean_weight)]['lr'], of[id(norm.mean_weight)]['weight_decay']) == (0.25, 0.0)
-    assert of[id(model.network.conv1.weight)]['weight_decay'] == 0.5
-
 
 def test_plain_pytorch_with_timm(capsys):
     """Norms with an activation inside, as timm has them, are tested without it in tests/convert/test_modules.py."""

@@ -117,3 +117,21 @@ def test_the_rate_multiplier_takes_effect():
     wrapper.update_params((layer(x) * torch.randn_like(x)).sum())
     moved = {name for name, p in layer.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {'weight', 'bias'}
+
+
+@pytest.mark.parametrize('norm', [*NORMS, nn.BatchNorm2d])
+@pytest.mark.parametrize(
+    'mults',
+    [
+        dict(norm_decay_mult=0),
+        dict(bias_decay_mult=0.5),
+        dict(norm_decay_mult=0.25, bias_decay_mult=0.5, ratio_lr_mult=0.1, ratio_decay_mult=0),
+    ],
+    ids=' '.join,
+)
+def test_groups_in_plain_pytorch_are_the_same(norm, mults):
+    expected = options(norm, bypass_duplicate=True, **mults)
+    model = Network(norm)
+    groups = mmnorm.param_groups(model, LR, DECAY, **mults)
+    found = {id(p): (group['lr'], group['weight_decay']) for group in groups for p in group['params']}
+    assert {name: found[id(p)] for name, p in model.named_parameters()} == expected

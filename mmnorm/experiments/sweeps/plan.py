@@ -114,7 +114,7 @@ def read_plan(path: Path) -> Plan:
     if not path.is_file():
         raise UsageError(f'plan not found: {path.absolute()}')
     try:
-        read = yaml.safe_load(path.read_text())
+        read = yaml.safe_load(path.read_text(encoding='utf-8'))
     except yaml.YAMLError as error:
         raise UsageError(f'{path} is not YAML: {error}') from None
     plan = _mapping(read, f'{path}', _PLAN_KEYS, ('config', 'metric', 'norms', 'sets'))

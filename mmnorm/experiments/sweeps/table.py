@@ -71,7 +71,7 @@ def read_table(path: Path) -> list[Record]:
     if not path.is_file():
         return []
     records = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
         try:
             records.append(_record(json.loads(line)))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
@@ -84,7 +84,7 @@ def read_table(path: Path) -> list[Record]:
 def append(path: Path, record: Record) -> None:
     """Add a line, at once and as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('a') as file:
+    with path.open('a', encoding='utf-8') as file:
         file.write(record.line() + '\n')
 
 
