@@ -11,7 +11,7 @@ from kernels import Resources
 TINY = dict(
     device='cpu',
     shapes=['2x32x4x4'],
-    tests=['tests/ops/test_fused.py', '-k', 'test_copies_and_says_so'],
+    tests=['tests/ops/test_fused.py', '-k', 'test_copies_and_says_so and auto'],
     network=['--size', '32', '--batch', '2', '--steps', '1'],
     repeats=1,
 )
