@@ -9,6 +9,8 @@ import torch
 
 import mmnorm
 import mmnorm_command
+from mmnorm.ops import backend
+from mmnorm.ops.passes import native, portable
 
 LAYERS = {
     (name, dims): getattr(mmnorm, f'{name}{dims}d')
@@ -33,6 +35,20 @@ AUTOCAST_TYPES = [
         marks=pytest.mark.skipif(not _autocasts_to_float16(), reason='here autocast on the CPU knows no float16'),
     ),
 ]
+
+
+def _loops(name, *values):
+    """A parameter of a test that needs those loops."""
+    there = backend.has_native() if name == 'native' else backend.has_portable()
+    missing = 'mmnorm._C' if name == 'native' else 'mmnorm/_loops.so'
+    marks = pytest.mark.skipif(not there, reason=f'{missing} is not compiled')
+    return pytest.param(*(values or (name,)), marks=marks, id=name)
+
+
+# The loops for the CPU, as modules of passes, and as names of backends; and all that may take the CPU's tensors.
+LOOPS = [_loops('native', native), _loops('portable', portable)]
+LOOPS_BACKENDS = [_loops('native'), _loops('portable')]
+CPU_BACKENDS = ['composed', *LOOPS_BACKENDS]
 
 
 def randomize(layer):

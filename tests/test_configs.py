@@ -40,7 +40,8 @@ def norms(module):
 
 def test_all_configs_are_known():
     names = {str(path.relative_to(ROOT / 'configs').with_suffix('')) for path in CONFIGS}
-    demos = {'demo/deeplab_en_r18_digits', 'demo/deeplab_bn_r18_digits', 'demo/johnson_sn_digits'}
+    makers = {'demo/johnson_sn_digits', 'demo/pix2pix_ilm_in_digits', 'demo/enas_sn_digits'}
+    demos = {'demo/deeplab_en_r18_digits', 'demo/deeplab_bn_r18_digits', *makers}
     assert names == {*DEEPLAB, *MASK_RCNN, *demos}
 
 

@@ -1,6 +1,8 @@
 # What systems that make images have in common: mmengine alone, in its own scope, and pictures by --show-dir.
 default_scope = 'mmengine'
-custom_imports = dict(imports=['mmnorm', 'mmnorm.models', 'mmnorm.datasets.image_folder'])
+custom_imports = dict(
+    imports=['mmnorm', 'mmnorm.models', 'mmnorm.datasets.image_folder', 'mmnorm.datasets.paired_images',
+             'mmnorm.datasets.pair_transforms'])
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),

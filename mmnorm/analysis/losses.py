@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +27,12 @@ class Losses:
     values: dict[str, np.ndarray]
 
 
-def read_losses(source: str | Path) -> Losses:
+def read_losses(source: str | Path, others: Collection[str] = ()) -> Losses:
     """Read what a run has logged whose name has 'loss' in it; of iterations that were run again, the last.
 
     Args:
         source: A work dir, also of a run that was resumed, a checkpoint in it, or a scalars.json.
+        others: What is read besides, e.g. 'reward'.
 
     Raises:
         UsageError: If nothing was logged there.
@@ -45,10 +47,10 @@ def read_losses(source: str | Path) -> Losses:
             except json.JSONDecodeError:
                 # The last line of a run that was killed.
                 continue
-            # Tests report losses too, without a learning rate.
-            if 'lr' in entries or any(key.endswith('/lr') for key in entries):
+            # Tests report losses too, without a learning rate. A model of several parts has one for each, generator.lr.
+            if any(key == 'lr' or key.endswith(('/lr', '.lr')) for key in entries):
                 for key, value in entries.items():
-                    if 'loss' in key and isinstance(value, int | float):
+                    if ('loss' in key or key in others) and isinstance(value, int | float):
                         points[key][int(entries['step'])] = value
     if not points:
         raise UsageError(

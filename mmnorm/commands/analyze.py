@@ -69,12 +69,17 @@ def parse_args() -> argparse.Namespace:
     command.add_argument('--from-checkpoints', action='store_true', help='of a work dir, take its checkpoints')
     command.add_argument('--num-layers', type=int, metavar='N', help='so many layers, evenly taken by depth')
     by_class.append(command)
-    text = 'SN Fig. 6a: losses over training of one or several runs, from what they logged'
+    text = 'SN Fig. 6: losses over training of one or several runs, or rewards of a search, from what they logged'
     command = add_job('losses', losses, text)
     text = 'work dirs, or checkpoints in them'
     command.add_argument('sources', metavar='SOURCE', nargs='+', help=text)
     command.add_argument('--out', required=True, metavar='FILE', help='where it goes; .pdf, .svg or .png')
-    command.add_argument('--losses', nargs='+', metavar='NAME', help='names of losses (default: all)')
+    command.add_argument(
+        '--losses',
+        nargs='+',
+        metavar='NAME',
+        help='names of losses, or of other things logged, e.g. reward (default: all losses)',
+    )
     command.add_argument('--smooth', type=int, default=1, metavar='N', help='average over N points')
     command.set_defaults(launcher='none')
     named.append(command)
@@ -131,7 +136,7 @@ def losses(args: argparse.Namespace):
     from ..analysis.losses import read_losses
 
     check_names(args)
-    runs = [read_losses(source) for source in args.sources]
+    runs = [read_losses(source, args.losses or ()) for source in args.sources]
     for run, name in zip(runs, args.names or (), strict=False):
         run.title = name
     return losses_figure(runs, args.losses, args.smooth)

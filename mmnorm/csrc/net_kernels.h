@@ -45,11 +45,14 @@ void linear(const T* x, const T* w, const T* b, T* y, int64_t samples, int64_t i
   }
 }
 
-// dx = dy w, dw = dy^T x, db = sum of dy; all begin at zero.
+// dx = dy w, dw = dy^T x, db = sum of dy
 template <typename T>
 void linear_backward(const T* dy, const T* x, const T* w, T* dx, T* dw, T* db, int64_t samples, int64_t in, int64_t out) {
   const std::vector<T> t = in < out ? transposed(w, out, in) : std::vector<T>();
   std::vector<T> dt(t.size());
+  std::fill(dx, dx + samples * in, T(0));
+  std::fill(dw, dw + in * out, T(0));
+  std::fill(db, db + out, T(0));
   for (int64_t n = 0; n < samples; ++n, dy += out, x += in, dx += in) {
     add(db, dy, out);
     for (int64_t o = 0; in >= out && o < out; ++o) {

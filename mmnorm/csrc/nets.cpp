@@ -90,7 +90,7 @@ class PerceptronStep : public Step {
   // The gradients of input, weight and bias.
   static variable_list linear_backward(const Tensor& gradient, const Tensor& x, const Tensor& w) {
     const Tensor dy = as(gradient, x.scalar_type());
-    const Tensor dx = at::zeros_like(x), dw = at::zeros_like(w), db = at::zeros({w.size(0)}, w.options());
+    const Tensor dx = at::empty_like(x), dw = at::empty_like(w), db = at::empty({w.size(0)}, w.options());
     MMNORM_DISPATCH(x.scalar_type(), "mmnorm::linear_backward", {
       MMNORM_CALL(linear_backward, pointer<T>(dy), pointer<T>(x), pointer<T>(w), dx.data_ptr<T>(), dw.data_ptr<T>(),
                   db.data_ptr<T>(), x.size(0), w.size(1), w.size(0));

@@ -25,8 +25,9 @@ at::Tensor as_laid_out(const at::Tensor& dy, const at::Tensor& x) {
   return dense.is_neg() ? dense.resolve_neg() : dense;
 }
 
-at::Tensor stand_in(const at::Tensor& t) {
-  return at::empty({1}, t.options()).as_strided(t.sizes(), std::vector<int64_t>(t.dim(), 0));
+// Of a shape, without memory of its own.
+at::Tensor stand_in(const at::Tensor& number, at::IntArrayRef sizes) {
+  return number.as_strided(sizes, std::vector<int64_t>(sizes.size(), 0));
 }
 
 struct MomentsNode : torch::autograd::Function<MomentsNode> {
@@ -38,8 +39,9 @@ struct MomentsNode : torch::autograd::Function<MomentsNode> {
     context->save_for_backward({x, mean});
     context->saved_data[kSlope] = negative_slope;
     keep(context, std::move(again));
-    // Stand-ins, without memory of their own.
-    return {mean, var, stand_in(x), stand_in(var), stand_in(var)};
+    const at::Tensor number = at::empty({1}, var.options());
+    const at::Tensor of_y = x.scalar_type() == var.scalar_type() ? number : at::empty({1}, x.options());
+    return {mean, var, stand_in(of_y, x.sizes()), stand_in(number, var.sizes()), stand_in(number, var.sizes())};
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {

@@ -1,4 +1,4 @@
-// Loops over the numbers of planes, a few each, for one set of vector instructions; passes.cpp includes it. On small maps
+// Loops over the numbers of planes, a few each, for one set of vector instructions; core.cpp includes it. On small maps
 // there are so many of them that they count.
 
 namespace mmnorm {

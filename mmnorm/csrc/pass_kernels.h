@@ -46,19 +46,19 @@ inline void write(double* to, const Vector<double>& v) {
 using Halves = uint16_t __attribute__((vector_size(MMNORM_BYTES / 2)));
 using Words = uint32_t __attribute__((vector_size(MMNORM_BYTES)));
 
-inline void read(const c10::BFloat16* from, Vector<float>& v) {
+inline void read(const Bfloat16* from, Vector<float>& v) {
   Halves halves;
   std::memcpy(&halves, from, sizeof(halves));
   v = (Vector<float>)(__builtin_convertvector(halves, Words) << 16);
 }
 
-inline void write(c10::BFloat16* to, const Vector<float>& v) {
+inline void write(Bfloat16* to, const Vector<float>& v) {
   // Round to nearest, ties to even; what is not a number stays none.
   const Words words = (Words)v;
   const Words rounded = (words + 0x7fff + ((words >> 16) & 1)) >> 16;
   const Words nan = (Words)(v != v);
   const Halves halves = __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0), Halves);
-  std::memcpy(to, &halves, sizeof(halves));
+  std::memcpy(static_cast<void*>(to), &halves, sizeof(halves));
 }
 
 // Bytes between a value and one that is asked for at the same time. A processor's own prefetching stops at the end of a

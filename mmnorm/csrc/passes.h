@@ -1,4 +1,4 @@
-// The four passes over the data on the CPU. Each tensor x is (N, C, *), contiguous or channels_last; tensors of planes
+// The four passes over the data on the CPU (core.h), for tensors of PyTorch. Each tensor x is (N, C, *), contiguous or channels_last; tensors of planes
 // are (N, C). What they compute is described in mmnorm/ops/passes/reference.py.
 #pragma once
 
@@ -7,13 +7,12 @@
 #include <string>
 #include <tuple>
 
+#include "core.h"
+
 namespace mmnorm {
 
 // Mean of each plane, in double, and its biased variance, in the type that is computed in.
 std::tuple<at::Tensor, at::Tensor> moments(const at::Tensor& x);
-
-// What an activation is here: its slope below 0; 1 is none, and 0 relu.
-constexpr double kNoActivation = 1;
 
 // act(scale * (x - mean) + shift), with mean in double; other types are converted.
 at::Tensor affine(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& scale, const at::Tensor& shift,

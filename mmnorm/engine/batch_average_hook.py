@@ -5,7 +5,7 @@ from mmengine.dataset import DefaultSampler
 from mmengine.dist import get_rank
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.model import BaseAveragedModel
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import DATA_SAMPLERS, HOOKS
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader
@@ -177,9 +177,13 @@ def _forward_of(runner):
     """How the run computes, mixed precision included."""
 
     def forward(model, batch):
-        if not isinstance(runner.optim_wrapper, OptimWrapper):
+        wrapper = runner.optim_wrapper
+        if isinstance(wrapper, OptimWrapperDict):
+            # Its parts compute alike, and it has no context of its own.
+            wrapper = next(iter(wrapper.values()))
+        if not isinstance(wrapper, OptimWrapper):
             return run_batch(model, batch)
-        with runner.optim_wrapper.optim_context(model):
+        with wrapper.optim_context(model):
             return run_batch(model, batch)
 
     return forward

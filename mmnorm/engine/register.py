@@ -10,6 +10,7 @@ from ..registry import register_in
 _NAMES = {
     'HOOKS': {
         'BatchAverageHook': '.batch_average_hook',
+        'DeriveHook': '.derive_hook',
         'ExactResumeHook': '.exact_resume',
         'FuseHook': '.fuse_hook',
         'ImageAreasHook': '.image_areas_hook',
@@ -19,9 +20,12 @@ _NAMES = {
         'RenormHook': '.renorm_hook',
         'SparsityHook': '.sparsity_hook',
     },
-    'METRICS': {'LossMetric': '.loss_metric'},
+    'METRICS': {'ImageSimilarity': '.image_similarity', 'LossMetric': '.loss_metric'},
     'DATA_SAMPLERS': {'ClassBalancedSampler': '.class_balanced_sampler'},
-    'OPTIM_WRAPPER_CONSTRUCTORS': {'LearnedNormOptimWrapperConstructor': '.optim_constructor'},
+    'OPTIM_WRAPPER_CONSTRUCTORS': {
+        'LearnedNormOptimWrapperConstructor': '.optim_constructor',
+        'PartsOptimWrapperConstructor': '.parts_optim_constructor',
+    },
 }
 
 

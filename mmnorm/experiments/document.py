@@ -100,7 +100,7 @@ def _run(rows: Sequence[Experiment]) -> str:
     pairs = {(row.gpus, row.images) for row in trained}
     if len(pairs) == 1:
         gpus, images = pairs.pop()
-        return f'{gpus} GPU{"s" if gpus > 1 else ""} of {images} images.'
+        return f'{gpus} GPU{"s" if gpus > 1 else ""} of {images} image{"s" if images != 1 else ""}.'
     return ''
 
 

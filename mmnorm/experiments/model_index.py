@@ -8,7 +8,12 @@ import yaml
 from ..registry import NORMS
 from .catalogue import Catalogue, Experiment
 
-_TASKS = {'deeplab': 'Semantic Segmentation', 'faster_rcnn': 'Object Detection', 'mask_rcnn': 'Instance Segmentation'}
+_TASKS = {
+    'deeplab': 'Semantic Segmentation',
+    'faster_rcnn': 'Object Detection',
+    'mask_rcnn': 'Instance Segmentation',
+    'pix2pix': 'Image-to-Image Translation',
+}
 _DATA = {
     'ade20k': 'ADE20K',
     'camvid': 'CamVid',
@@ -17,6 +22,7 @@ _DATA = {
     'cityscapes': 'Cityscapes',
     'coco': 'COCO',
     'digits': 'digits of scikit-learn',
+    'facades': 'CMP Facades',
     'imagenet': 'ImageNet-1k',
     'webvision': 'WebVision 1.0',
 }

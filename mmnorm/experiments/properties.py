@@ -26,8 +26,9 @@ def run_properties(row: Experiment, cfg: Config, variant: Variant = AS_IT_STANDS
 
     Returns:
         ``gpus``, ``images`` (a GPU), ``batch``; ``optimizer``, ``rate``, ``momentum``, ``decay``; ``epochs`` or
-        ``iterations``; ``drops`` and ``factor``, or ``poly`` (its power); ``warmup`` ('500 iterations', '1 epoch',
-        None); ``train_crop``, ``train_transforms``, ``short_side``, ``test_crop``, ``test_short_side``;
+        ``iterations``; ``drops`` and ``factor``, ``poly`` (its power), or ``linear`` (start and end of a decay to 0);
+        ``warmup`` ('500 iterations', '1 epoch', None); ``train_crop``, ``train_transforms``,
+        ``short_side``, ``test_crop``, ``test_short_side``;
         ``train_proposals``, ``test_proposals``; ``batch_average`` (batches, or None); ``balanced`` (classes);
         ``start`` (whether from another row); ``network``, ``depth``, ``dilations``, ``strides`` of the backbone.
     """
@@ -41,11 +42,15 @@ def run_properties(row: Experiment, cfg: Config, variant: Variant = AS_IT_STANDS
     found.update(_schedule(cfg))
     train, test = (_pipeline(cfg[f'{split}_dataloader'].dataset) for split in ('train', 'test'))
     found.update(
-        train_crop=_size(train, 'RandomResizedCrop', 'scale') or _size(train, 'RandomCrop', 'crop_size'),
+        train_crop=_size(train, 'RandomResizedCrop', 'scale')
+        or _size(train, 'RandomCrop', 'crop_size')
+        or _size(train, 'RandomPairCrop', 'size'),
         train_transforms=[step['type'] for step in train if not step['type'].startswith(_ENDS)],
-        short_side=_size(train, 'Resize', 'scale'),
+        short_side=_size(train, 'Resize', 'scale') or _size(train, 'ResizePair', 'scale'),
         test_crop=_size(test, 'CenterCrop', 'crop_size'),
-        test_short_side=_size(test, 'ResizeEdge', 'scale') or _size(test, 'Resize', 'scale'),
+        test_short_side=_size(test, 'ResizeEdge', 'scale')
+        or _size(test, 'Resize', 'scale')
+        or _size(test, 'ResizePair', 'scale'),
     )
     proposals = cfg.model.get('train_cfg', {}).get('rpn_proposal')
     if proposals:
@@ -56,13 +61,18 @@ def run_properties(row: Experiment, cfg: Config, variant: Variant = AS_IT_STANDS
         balanced=cfg.train_dataloader.sampler.type == 'ClassBalancedSampler',
         start=row.start is not None,
     )
-    # What makes images has a network instead.
-    backbone = cfg.model.get('backbone') or cfg.model.network
+    backbone = main_network(cfg.model)
     found['network'] = backbone.type
     for key in ('depth', 'dilations', 'strides'):
         value = backbone.get(key)
         found[key] = list(value) if isinstance(value, list | tuple) else value
     return found
+
+
+def main_network(model: Mapping) -> Any:
+    """Config of the network that a row is about: the backbone, of a search the shared one, or what makes images."""
+    model = model.get('shared') or model
+    return next(model[name] for name in ('backbone', 'network', 'generator') if model.get(name))
 
 
 def network_properties(cfg: Config, model: nn.Module) -> dict[str, Any]:
@@ -115,14 +125,18 @@ def network_properties(cfg: Config, model: nn.Module) -> dict[str, Any]:
 
 
 def _schedule(cfg: Config) -> dict[str, Any]:
-    given = cfg.get('param_scheduler') or []
-    schedulers = given if isinstance(given, list) else [given]
+    given: Any = cfg.get('param_scheduler') or []
+    # Of models whose parts learn by turns, those of all parts.
+    by_part = given.values() if isinstance(given, Mapping) and 'type' not in given else [given]
+    schedulers = [one for part in by_part for one in (part if isinstance(part, list) else [part])]
     found: dict[str, Any] = dict(warmup=None)
     for scheduler in schedulers:
         if scheduler.type == 'MultiStepLR':
             found.update(drops=list(scheduler.milestones), factor=scheduler.get('gamma', 0.1))
         elif scheduler.type == 'PolyLR':
             found['poly'] = scheduler.get('power', 1)
+        elif scheduler.type == 'LinearLR' and scheduler.get('end_factor') == 0:
+            found['linear'] = [scheduler.begin, scheduler.end]
         elif scheduler.type in ('LinearLR', 'ConstantLR'):
             unit = 'epoch' if scheduler.get('by_epoch', True) else 'iterations'
             found['warmup'] = f'{scheduler.end} {unit}'
@@ -145,8 +159,10 @@ def _size(pipeline: list[Mapping], kind: str, key: str) -> int | None:
 
 
 def _affine_decay(cfg: Config, model: nn.Module, norms: list[nn.Module]) -> Any:
-    groups = build_optim_wrapper(model, deepcopy(cfg.optim_wrapper)).optimizer.param_groups
-    decay = {id(p): group['weight_decay'] for group in groups for p in group['params']}
+    groups = build_optim_wrapper(model, deepcopy(cfg.optim_wrapper)).param_groups
+    # Of models whose parts learn by turns, those of each part.
+    by_part = groups.values() if isinstance(groups, Mapping) else [groups]
+    decay = {id(p): group['weight_decay'] for of_part in by_part for group in of_part for p in group['params']}
     own = [p for norm in norms for name in ('weight', 'bias') if (p := getattr(norm, name, None)) is not None]
     return _same(decay[id(p)] for p in own if id(p) in decay)
 

@@ -6,6 +6,7 @@ It shows that a row runs from pretraining to evaluation, on a CPU in a minute; t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
@@ -35,10 +36,10 @@ class Tiny:
     def __call__(self, cfg: Config) -> None:
         """Make ``cfg`` small."""
         shrink = {
-            'mmpretrain': self._classify,
+            'mmpretrain': self._search if cfg.model.type == 'EnasSearch' else self._classify,
             'mmseg': self._segment,
             'mmdet': self._detect,
-            'mmengine': self._stylize,
+            'mmengine': self._translate if cfg.model.type == 'Pix2Pix' else self._stylize,
         }
         shrink[cfg.default_scope](cfg)
         for name in _LOADERS:
@@ -78,6 +79,21 @@ class Tiny:
         # CIFAR's images are RGB as they are read, files are BGR.
         cfg.data_preprocessor = ConfigDict({**cfg.get('data_preprocessor', {}), 'num_classes': 10, 'to_rgb': True})
 
+    def _search(self, cfg: Config) -> None:
+        root = self._root('imagenet', _VAL_CLASSES)
+        resize = dict(type='Resize', scale=(16, 16))
+        pipeline = [dict(type='LoadImageFromFile'), resize, dict(type='PackInputs')]
+        train, test = (
+            dict(type='CustomDataset', data_root=str(root), data_prefix=prefix, pipeline=pipeline)
+            for prefix in ('train', 'val')
+        )
+        dataset = dict(type='SearchDataset', held_out=_TRAIN // 2, datasets=[train, train])
+        cfg.train_dataloader.dataset = ConfigDict(dataset)
+        cfg.train_dataloader.batch_sampler.update(controller_steps=1, training_steps=1)
+        cfg.test_dataloader.update(dataset=ConfigDict(test), batch_size=_BATCH)
+        cfg.model.update(architectures=2)
+        cfg.model.shared.backbone.update(nodes=2, cells=0)
+
     def _segment(self, cfg: Config) -> None:
         cityscapes = 'cityscapes' in str(cfg.train_dataloader.dataset.type).lower()
         root = self._root('cityscapes' if cityscapes else 'ade20k')
@@ -108,6 +124,18 @@ class Tiny:
         style = next(iter(sorted((images / 'validation').iterdir())))
         cfg.model.loss.update(style_image=str(style), vgg='random', style_size=_SIDE)
 
+    def _translate(self, cfg: Config) -> None:
+        root = self._root('ade20k')
+        resize = dict(type='ResizePair', scale=(_SIDE, _SIDE))
+        pipeline = [dict(type='LoadPair', palette='distinct'), resize, dict(type='PackPair')]
+        for name, split in (('train_dataloader', 'training'), ('test_dataloader', 'validation')):
+            prefix = dict(source=f'annotations/{split}', target=f'images/{split}')
+            dataset = dict(type='PairedImages', data_root=str(root), data_prefix=prefix, pipeline=pipeline)
+            cfg[name].dataset = ConfigDict(dataset)
+        # As often as the side can be halved, which leaves one position.
+        cfg.model.generator.num_downs = min(cfg.model.generator.get('num_downs', 8), _SIDE.bit_length() - 1)
+        cfg.test_evaluator.lpips_weights = 'random'
+
     def _detect(self, cfg: Config) -> None:
         root = self._root('coco')
         for name in _LOADERS:
@@ -132,11 +160,14 @@ def _shorten(cfg: Config) -> None:
     else:
         end, by = _EPOCHS, 'epochs'
     cfg.train_cfg[f'max_{by}'] = end
-    given = cfg.get('param_scheduler') or []
-    schedulers = given if isinstance(given, list) else [given]
+    given: Any = cfg.get('param_scheduler') or []
+    by_part = given.values() if isinstance(given, dict) and 'type' not in given else [given]
+    schedulers = [one for part in by_part for one in (part if isinstance(part, list) else [part])]
     for scheduler in schedulers:
         if scheduler.type in ('PolyLR', 'CosineAnnealingLR') and 'end' in scheduler:
             scheduler.end = min(scheduler.end, end)
+        elif scheduler.type == 'LinearLR' and scheduler.get('end_factor') == 0:
+            scheduler.begin, scheduler.end = end // 2 - 1, end + 1
     cfg.default_hooks.checkpoint.interval = end // 2
     cfg.default_hooks.checkpoint.save_best = None
     cfg.default_hooks.logger.interval = 1

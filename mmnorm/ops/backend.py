@@ -1,10 +1,10 @@
 """Which implementation takes a tensor, and what each can do.
 
-``'auto'``, the default, takes Triton on CUDA where Triton is installed, the native loops on the CPU where they were
-compiled, and the composed passes elsewhere. The environment variable ``MMNORM_BACKEND`` or :func:`set_backend` force
-one, to find out whether it is at fault. What one cannot do ('native' another device or float16) the composed passes do;
-what cannot go through kernels at all (graphs that are traced or compiled, transforms of functions, empty tensors) is
-done by the reference, plain operators.
+``'auto'``, the default, takes Triton on CUDA where Triton is installed, on the CPU the native loops where they were
+compiled for this PyTorch, else the portable ones, and the composed passes elsewhere. The environment variable
+``MMNORM_BACKEND`` or :func:`set_backend` force one, to find out whether it is at fault. What one cannot do ('native'
+and 'portable' another device or float16) the composed passes do; what cannot go through kernels at all (graphs that are
+traced or compiled, transforms of functions, empty tensors) is done by the reference, plain operators.
 """
 
 import os
@@ -21,17 +21,19 @@ from ..version import is_older
 from . import nodes
 from .activation import ACTIVATIONS
 from .compat import is_compiling, is_forward_ad, is_transformed
-from .passes import native, reference
+from .passes import native, portable, reference
 from .passes.composed import ComposedPasses
 
 # Kernels of earlier ones cannot index tuples of constants.
 OLDEST_TRITON = (3, 4)
-BACKENDS = ('auto', 'reference', 'composed', 'native', 'triton')
+BACKENDS = ('auto', 'reference', 'composed', 'native', 'portable', 'triton')
 
 _NEEDS = {
     'triton': 'the package triton, 3.4 or newer, which is not installed',
     'native': 'the compiled module mmnorm._C, which is missing or does not load (install mmnorm again, with '
     '--no-build-isolation and a C++ compiler)',
+    'portable': 'the compiled library mmnorm/_loops.so, which is missing or does not load (install mmnorm again, with '
+    'a C++ compiler)',
 }
 
 
@@ -71,6 +73,14 @@ def _native() -> Backend:
 
 
 @cache
+def _portable() -> Backend:
+    def moments(x: Tensor, fused: nodes.Fused) -> tuple[Tensor, Tensor, tuple]:
+        return nodes.moments(x, portable, fused)
+
+    return Backend('portable', moments, nodes.affine, frozenset({'relu', 'leaky_relu'}))
+
+
+@cache
 def _triton() -> Backend:
     from .coefficients.triton import KERNELS
     from .passes import triton
@@ -86,6 +96,11 @@ def has_native() -> bool:
     return native.load() is not None
 
 
+def has_portable() -> bool:
+    """Whether the loops for the CPU are compiled that serve any PyTorch."""
+    return portable.load() is not None
+
+
 @cache
 def has_triton() -> bool:
     """Whether the package triton is installed, and new enough."""
@@ -95,7 +110,8 @@ def has_triton() -> bool:
 def _checked(name: str, source: str) -> str:
     if name not in BACKENDS:
         raise ValueError(f'{source} must be one of {", ".join(BACKENDS)}, got {name!r}')
-    if (name == 'triton' and not has_triton()) or (name == 'native' and not has_native()):
+    is_there: dict[str, Callable[[], bool]] = {'triton': has_triton, 'native': has_native, 'portable': has_portable}
+    if name in is_there and not is_there[name]():
         raise RuntimeError(f"{source} {name!r} needs {_NEEDS[name]}; use 'auto'")
     return name
 
@@ -109,14 +125,16 @@ def set_backend(name: str) -> str:
 
     Args:
         name: 'auto' (the default), 'reference' (plain operators and autograd), 'composed' (PyTorch's own
-            kernels), 'native' (compiled loops for the CPU) or 'triton'.
+            kernels), 'native' (compiled loops for the CPU), 'portable' (the same without PyTorch's C++ interface: nodes
+            and coefficients in Python) or 'triton'.
 
     Returns:
         The one that was set before, to return to.
 
     Raises:
         ValueError: If there is no such backend.
-        RuntimeError: If it is 'triton' and Triton is not installed, or 'native' and the loops are not compiled.
+        RuntimeError: If it is 'triton' and Triton is not installed, or 'native' or 'portable' and those loops are not
+            compiled.
     """
     global _forced
     _checked(name, 'backend')
@@ -130,7 +148,7 @@ def get_backend() -> str:
 
 
 def backend_for(x: Tensor) -> str:
-    """What runs for a tensor: 'reference', 'composed', 'native' or 'triton'.
+    """What runs for a tensor: 'reference', 'composed', 'native', 'portable' or 'triton'.
 
     Args:
         x: Input of a layer.
@@ -144,8 +162,11 @@ def select(x: Tensor) -> Backend:
         return REFERENCE
     if _forced == 'triton' or (_forced == 'auto' and x.is_cuda and has_triton()):
         return _triton()
-    if _forced in ('auto', 'native') and x.is_cpu and x.dtype in native.DTYPES and has_native():
-        return _native()
+    if x.is_cpu and x.dtype in native.DTYPES:
+        if _forced in ('auto', 'native') and has_native():
+            return _native()
+        if _forced in ('auto', 'portable') and has_portable():
+            return _portable()
     return _composed()
 
 

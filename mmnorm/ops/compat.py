@@ -4,6 +4,8 @@ Nothing else in mmnorm asks for a version of PyTorch or names anything private o
 tested in tests/ops/test_compat.py, on every version that docs/installation.md lists.
 """
 
+import ctypes
+
 import torch
 from torch.autograd import forward_ad
 
@@ -22,6 +24,7 @@ __all__ = [
     'is_compiling',
     'is_forward_ad',
     'is_transformed',
+    'openmp_functions',
 ]
 
 
@@ -86,3 +89,22 @@ else:
         if device_type == 'cpu':
             return torch.is_autocast_cpu_enabled()
         return device_type == 'cuda' and torch.is_autocast_enabled()
+
+
+def openmp_functions() -> tuple[int, int, int] | None:
+    """Addresses of ``GOMP_parallel``, ``omp_get_thread_num`` and ``omp_get_num_threads`` in PyTorch's OpenMP.
+
+    They are looked up as the linker has done it, first in the whole program, where a preloaded OpenMP is, then among
+    what PyTorch's extension module is linked to. So they are of the library whose threads PyTorch uses, wherever that
+    lies. None where PyTorch has its threads from elsewhere.
+    """
+    for path in (None, torch._C.__file__):
+        try:
+            library = ctypes.CDLL(path)
+            functions = [library[name] for name in ('GOMP_parallel', 'omp_get_thread_num', 'omp_get_num_threads')]
+        except (AttributeError, OSError, TypeError):
+            continue
+        parallel, number, count = (ctypes.cast(function, ctypes.c_void_p).value for function in functions)
+        if parallel and number and count:
+            return parallel, number, count
+    return None

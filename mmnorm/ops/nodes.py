@@ -227,7 +227,8 @@ class _AffineAdd(torch.autograd.Function):
 
 
 def as_laid_out(dy: Tensor, x: Tensor) -> Tensor:
-    """``dy`` in the memory format of ``x``."""
+    """``dy`` in the memory format of ``x``, with its signs in memory."""
+    dy = dy.resolve_neg()
     if x.is_contiguous():
         return dy.contiguous()
     return dy.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)

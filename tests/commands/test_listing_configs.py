@@ -25,7 +25,9 @@ def test_lists(listed):
     assert listed('demo/', 'mask_rcnn_sn_r50') == [
         'mmnorm::demo/deeplab_bn_r18_digits.py',
         'mmnorm::demo/deeplab_en_r18_digits.py',
+        'mmnorm::demo/enas_sn_digits.py',
         'mmnorm::demo/johnson_sn_digits.py',
+        'mmnorm::demo/pix2pix_ilm_in_digits.py',
         'mmnorm::mask_rcnn_sn_r50_fpn.py',
     ]
     (path,) = listed('--paths', 'deeplab_*en_r50.py')

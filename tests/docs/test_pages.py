@@ -42,7 +42,8 @@ def test_commands_and_configs_are_there(page):
     for name in re.findall(r'mmnorm::[\w/]+\.py', text):
         assert config_path(name).is_file()
     for name in re.findall(r'(?<![\w/.])((?:configs|tools|benchmarks|docs|mmnorm)/[\w/]+\.\w+)', text):
-        assert (ROOT / name).is_file(), name
+        # What is compiled is not in the repository.
+        assert name == 'mmnorm/_loops.so' or (ROOT / name).is_file(), name
 
 
 def test_the_reference_has_all_that_is_offered():

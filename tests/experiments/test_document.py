@@ -106,4 +106,4 @@ def test_a_row_in_words():
     assert 'starts from sn/table2/sn-8x32' in text
     assert 'as built: gpus 4, images 3, batch 12, optimizer SGD, rate 0.01, ' in text
     assert 'iterations 120000, ' in text
-    assert 'not built: no image translation here' in describe(catalogue(), catalogue()['ilm/table6/in'])
+    assert 'not built: no whitening in the pool' in describe(catalogue(), catalogue()['sn/passing/whitening'])

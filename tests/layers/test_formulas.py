@@ -4,11 +4,10 @@ import itertools
 
 import pytest
 import torch
-from helpers import assert_same, outputs_and_gradients, randomize
+from helpers import CPU_BACKENDS, assert_same, outputs_and_gradients, randomize
 from plain import channels, exemplar_ratios, moments_of, plain
 
 import mmnorm
-from mmnorm.ops import backend
 
 POOLS = [pool for size in range(1, 5) for pool in itertools.combinations(('IN', 'LN', 'BN', 'GN'), size)]
 SHAPES = {
@@ -21,10 +20,8 @@ SHAPES = {
 OTHER_RANKS = [(1, (5, 12)), (1, (1, 12)), (1, (3, 12, 9)), (3, (2, 12, 2, 3, 4))]
 
 
-@pytest.fixture(params=['composed', 'native'])
+@pytest.fixture(params=CPU_BACKENDS)
 def _cpu_backend(request):
-    if request.param == 'native' and not backend.has_native():
-        pytest.skip('mmnorm._C is not compiled')
     before = mmnorm.set_backend(request.param)
     yield
     mmnorm.set_backend(before)

@@ -20,7 +20,8 @@ def backend():
 
 
 def paths():
-    return ['composed', 'native'] if ops_backend.has_native() else ['composed']
+    names = ['native'] if ops_backend.has_native() else []
+    return ['composed', *names, *(['portable'] if ops_backend.has_portable() else [])]
 
 
 def run(layer, x):

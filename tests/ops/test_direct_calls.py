@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import randomize
+from helpers import CPU_BACKENDS, randomize
 
 import mmnorm
 from mmnorm.ops import backend
@@ -123,12 +123,10 @@ def test_messages_of_the_loops(case):
     assert 'frame #' not in str(caught.value), 'the stack of C++ is nothing to users'
 
 
-@pytest.mark.parametrize('name', ['composed', 'native', 'reference'])
+@pytest.mark.parametrize('name', [*CPU_BACKENDS, 'reference'])
 @pytest.mark.parametrize('cls', [mmnorm.SwitchableNorm2d, mmnorm.InstanceMetaNorm2d])
 def test_signs_that_are_not_in_memory(cls, name):
     """x.imag of a conjugate has its sign to be changed; so may a gradient have."""
-    if name == 'native' and not backend.has_native():
-        pytest.skip('mmnorm._C is not compiled')
     layer = randomize(cls(4)).double()
     with torch.no_grad():
         layer.bias.data = torch._neg_view(layer.bias.data)

@@ -17,6 +17,7 @@ INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 RUNS_KERNELS = backend.has_triton() and (INTERPRETED or DEVICE == 'cuda')
 KERNELS = ['triton'] if RUNS_KERNELS else []
+PORTABLE = ['portable'] if backend.has_portable() and not INTERPRETED else []
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 ACTIVATIONS = {
     None: lambda y: y,
@@ -55,7 +56,7 @@ def test_triton_in_the_interpreter():
     assert done.returncode == 0, done.stdout[-10000:] + done.stderr[-2000:]
 
 
-@pytest.fixture(autouse=True, params=['auto', *KERNELS])
+@pytest.fixture(autouse=True, params=['auto', *PORTABLE, *KERNELS])
 def implementation(request):
     """Which one runs; Triton on the GPU where there is one."""
     previous = mmnorm.set_backend(request.param)
@@ -90,7 +91,7 @@ def plainly(activation):
 @pytest.mark.parametrize('with_residual', [False, True], ids=['norm', 'sum'])
 @pytest.mark.parametrize('activation', ACTIVATIONS)
 @pytest.mark.parametrize(('shape', 'last'), CASES)
-@pytest.mark.parametrize('implementation', ['auto', 'composed', 'reference', *KERNELS], indirect=True)
+@pytest.mark.parametrize('implementation', ['auto', 'composed', 'reference', *PORTABLE, *KERNELS], indirect=True)
 def test_equals_plain_operators(shape, last, activation, with_residual):
     fused = layer_for(shape, activation).double()
     alone = copy.deepcopy(fused)
@@ -169,7 +170,9 @@ def test_eval_and_no_grad(kind):
         torch.testing.assert_close(layer(x), torch.relu(alone(x)))
 
 
-@pytest.mark.parametrize('implementation', [*(['auto'] if backend.has_native() else []), *KERNELS], indirect=True)
+@pytest.mark.parametrize(
+    'implementation', [*(['auto'] if backend.has_native() else []), *PORTABLE, *KERNELS], indirect=True
+)
 @pytest.mark.parametrize('with_residual', [False, True], ids=['norm', 'sum'])
 @pytest.mark.parametrize('last', [False, True])
 def test_only_the_input_and_a_bit_a_value_are_kept(last, with_residual):

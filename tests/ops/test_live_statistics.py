@@ -5,13 +5,12 @@ nn.BatchNorm2d refuses the backward after an edit, and goes wrong without a word
 
 import pytest
 import torch
-from helpers import assert_same, randomize
+from helpers import CPU_BACKENDS, assert_same, randomize
 
 import mmnorm
-from mmnorm.ops import backend
 
 LAYERS = {'SN': mmnorm.SwitchableNorm2d, 'EN': mmnorm.ExemplarNorm2d}
-PATHS = ['reference', 'composed'] + (['native'] if backend.has_native() else [])
+PATHS = ['reference', *CPU_BACKENDS]
 
 
 def train(layer):

@@ -8,14 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import AUTOCAST_TYPES, assert_same, outputs_and_gradients, randomize
+from helpers import AUTOCAST_TYPES, CPU_BACKENDS, assert_same, outputs_and_gradients, randomize
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import mmnorm
 from mmnorm import ops
 from mmnorm.ops import backend as backends
-from mmnorm.ops.passes import native
+from mmnorm.ops.passes import native, portable
 
 LAYERS = {
     'SN': mmnorm.SwitchableNorm2d,
@@ -55,7 +55,8 @@ def test_every_path_gives_the_reference(layer, training, memory_format, backend,
     layer.train(training)
     x = torch.randn(3, 8, 5, 7, dtype=torch.float64).to(memory_format=memory_format) + 0.3
     results, buffers = [], []
-    paths = ['reference', 'composed', *(['native', 'native, plain'] if backends.has_native() else [])]
+    paths = ['reference', 'composed', *(['portable'] if backends.has_portable() else [])]
+    paths += ['native', 'native, plain'] if backends.has_native() else []
     for name in paths:
         if name == 'native, plain':
             plain_coefficients()
@@ -88,10 +89,8 @@ def test_only_what_is_asked_for_gets_gradients(layer, frozen):
         assert mine.grad is None or torch.allclose(mine.grad, theirs.grad, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize('path', ['composed', 'native'])
+@pytest.mark.parametrize('path', CPU_BACKENDS)
 def test_gradients_that_can_be_differentiated_are_the_same(layer, path, backend):
-    if path == 'native' and not backends.has_native():
-        pytest.skip('mmnorm._C is not compiled')
     backend(path)
     x = torch.randn(3, 8, 4, 5, dtype=torch.float64, requires_grad=True)
     wanted = [x, *layer.parameters()]
@@ -103,9 +102,9 @@ def test_gradients_that_can_be_differentiated_are_the_same(layer, path, backend)
         torch.testing.assert_close(second, first, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize('path', ['composed', 'native', 'native, plain'])
+@pytest.mark.parametrize('path', [*CPU_BACKENDS, 'native, plain'])
 def test_gradients_of_gradients(layer, path, backend, plain_coefficients):
-    if path != 'composed' and not backends.has_native():
+    if path == 'native, plain' and not backends.has_native():
         pytest.skip('mmnorm._C is not compiled')
     backend(path.removesuffix(', plain'))
     if path == 'native, plain':
@@ -371,7 +370,7 @@ def test_backends(backend, monkeypatch):
     assert backend('reference') == 'auto'
     assert ops.get_backend() == 'reference'
     with pytest.raises(
-        ValueError, match="backend must be one of auto, reference, composed, native, triton, got 'cuda'"
+        ValueError, match="backend must be one of auto, reference, composed, native, portable, triton, got 'cuda'"
     ):
         backend('cuda')
     monkeypatch.setattr(backends, 'has_triton', lambda: False)
@@ -382,12 +381,15 @@ def test_backends(backend, monkeypatch):
     monkeypatch.setattr(native, 'load', lambda: None)
     with pytest.raises(RuntimeError, match='needs the compiled module mmnorm._C, which is missing or does not load'):
         backend('native')
+    monkeypatch.setattr(portable, 'load', lambda: None)
+    with pytest.raises(RuntimeError, match='needs the compiled library mmnorm/_loops.so, which is missing'):
+        backend('portable')
     assert ops.get_backend() == 'reference'
 
 
 def test_what_runs(backend):
     x = torch.randn(2, 8, 3, 3)
-    cpu = 'native' if backends.has_native() else 'composed'
+    cpu = 'native' if backends.has_native() else 'portable' if backends.has_portable() else 'composed'
     assert mmnorm.backend_for(x) == mmnorm.backend_for(x.bfloat16()) == cpu
     assert mmnorm.backend_for(x.half()) == 'composed'
     assert mmnorm.backend_for(x[:0]) == mmnorm.backend_for(x.to('meta')) == 'reference'
@@ -400,6 +402,9 @@ def test_without_the_compiled_loops(layer, backend, monkeypatch):
     x = torch.randn(2, 8, 3, 5, dtype=torch.float64)
     expected = layer.eval()(x)
     monkeypatch.setattr(native, 'load', lambda: None)
+    assert mmnorm.backend_for(x) == ('portable' if backends.has_portable() else 'composed')
+    assert torch.allclose(layer(x), expected, rtol=1e-10, atol=1e-10)
+    monkeypatch.setattr(portable, 'load', lambda: None)
     assert mmnorm.backend_for(x) == 'composed'
     assert torch.allclose(layer(x), expected, rtol=1e-10, atol=1e-10)
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from helpers import LOOPS
 
-from mmnorm.ops import backend
 from mmnorm.ops.passes import composed, native, reference
 from mmnorm.ops.passes.composed import ComposedPasses
 from mmnorm.ops.passes.reference import accumulation_dtype, coefficient_dtype
@@ -28,8 +28,6 @@ CASES = [(shape, False) for shape in SHAPES] + [(shape, True) for shape in SHAPE
 NATIVE_SHAPES = [(2, 40, 3, 3), (1, 17, 70, 5), (3, 1040, 5, 3), (2, 2, 97, 101)]
 NATIVE_CASES = CASES + [(shape, last) for shape in NATIVE_SHAPES for last in (False, True)]
 
-needs_native = pytest.mark.skipif(not backend.has_native(), reason='mmnorm._C is not compiled')
-
 
 def make(shape, last=False, dtype=torch.float32, offset=0.0):
     x = (torch.randn(shape, dtype=torch.float64) * 2 + 0.5 + offset).to(dtype)
@@ -51,7 +49,7 @@ def check(passes, x, slack=1.0):
     mean, var = passes.moments(x)
     exact_mean, exact_var = reference.moments(x.double())
     assert mean.shape == var.shape == x.shape[:2]
-    assert mean.dtype == (torch.float64 if passes is native else coefficient_dtype(x))
+    assert mean.dtype == (coefficient_dtype(x) if isinstance(passes, ComposedPasses) else torch.float64)
     std = exact_var.sqrt()
     assert ((mean - exact_mean).abs() <= 4 * precision * (exact_mean.abs() + std)).all()
     # In units of mean^2 too, as the mean may be up to that limit times std without being subtracted first.
@@ -105,16 +103,16 @@ def test_composed_in_chunks(shape, last, dtype):
     check(ComposedPasses(), make(shape, last, dtype))
 
 
-@needs_native
+@pytest.mark.parametrize('loops', LOOPS)
 @pytest.mark.parametrize('dtype', native.DTYPES, ids=str)
 @pytest.mark.parametrize(('shape', 'last'), NATIVE_CASES)
-def test_native(shape, last, dtype):
-    check(native, make(shape, last, dtype))
+def test_loops(shape, last, dtype, loops):
+    check(loops, make(shape, last, dtype))
 
 
-@needs_native
+@pytest.mark.parametrize('loops', LOOPS)
 @pytest.mark.parametrize('last', [False, True])
-def test_native_does_not_depend_on_threads(last):
+def test_loops_do_not_depend_on_threads(last, loops):
     x, dy = make((5, 24, 41, 37), last), make((5, 24, 41, 37), last)
     mean = x.double().mean((2, 3))
     threads = torch.get_num_threads()
@@ -122,32 +120,32 @@ def test_native_does_not_depend_on_threads(last):
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            results.append(native.moments(x) + native.plane_sums(dy, x, mean))
+            results.append(loops.moments(x) + loops.plane_sums(dy, x, mean))
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-@needs_native
+@pytest.mark.parametrize('loops', LOOPS)
 @pytest.mark.parametrize('last', [False, True])
 @pytest.mark.parametrize('dtype', native.DTYPES, ids=str)
-def test_native_keeps_what_is_not_finite_in_its_plane(dtype, last):
+def test_loops_keep_what_is_not_finite_in_its_plane(dtype, last, loops):
     x = make((2, 20, 6, 7), last, dtype)
     x[0, 3, 2, 2], x[1, 17, 5, 6] = torch.nan, torch.inf
-    mean, var = native.moments(x)
+    mean, var = loops.moments(x)
     expected = torch.zeros(2, 20, dtype=torch.bool)
     expected[0, 3] = expected[1, 17] = True
     assert torch.equal(~var.isfinite(), expected)
-    y = native.affine(x, *torch.ones(3, 2, 20, dtype=torch.float64))
+    y = loops.affine(x, *torch.ones(3, 2, 20, dtype=torch.float64))
     assert torch.equal(~y.isfinite(), ~x.isfinite())
     assert torch.equal(y.isnan(), x.isnan())
 
 
-@pytest.mark.parametrize('path', ['composed', 'chunks', pytest.param('native', marks=needs_native)])
+@pytest.mark.parametrize('path', ['composed', 'chunks', *LOOPS])
 @pytest.mark.parametrize('last', [False, True])
 def test_large_offset(last, path, request):
-    passes = native if path == 'native' else ComposedPasses()
+    passes = ComposedPasses() if isinstance(path, str) else path
     if path == 'chunks':
         request.getfixturevalue('small_chunks')
     x = make((3, 7, 33, 31), last, offset=1e4)

@@ -1,20 +1,25 @@
-"""What wheel and source distribution hold, nothing compiled: configs and tools in the package, sources beside it."""
+"""What wheel and source distribution hold, configs, tools, sources and loops, and what the build says."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import modelindex
 import pytest
+import torch
+
+from mmnorm.ops.passes import portable
 
 ROOT = Path(__file__).resolve().parents[2]
-# In place of PyTorch: nothing is compiled.
+# In place of PyTorch, as in an isolated build.
 NO_TORCH = 'import sys, runpy; sys.modules["torch"] = None; sys.argv = ["setup.py", *sys.argv[1:]]; '
 
 
-def setup(*words, folder=ROOT):
+def setup(*words, folder=ROOT, **variables):
     code = f'{NO_TORCH}runpy.run_path("setup.py", run_name="__main__")'
     done = subprocess.run(
         [sys.executable, '-c', code, *map(str, words)],
@@ -22,7 +27,7 @@ def setup(*words, folder=ROOT):
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, 'PYTHONPATH': ''},
+        env={**os.environ, 'PYTHONPATH': '', **variables},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stderr
@@ -50,9 +55,10 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def built(source, tmp_path_factory):
-    """The package as it is installed, built from the source distribution; and what the build said."""
+    """The package built from the source distribution without a compiler, as it is installed, and what was said."""
     out = tmp_path_factory.mktemp('built')
-    said = setup('-q', 'build_py', '--build-lib', out, folder=source)
+    compiler = {'CC': 'no-such-compiler', 'CXX': 'no-such-compiler'}
+    said = setup('-q', 'build', '--build-lib', out, '--build-temp', out / 'objects', folder=source, **compiler)
     # By which mmengine finds it, before another installation of the environment.
     setup('-q', 'egg_info', '--egg-base', out, folder=source)
     return out, said
@@ -82,9 +88,53 @@ def test_the_package_has_configs_and_tools_where_openmmlab_looks(built):
 
 def test_the_build_says_what_is_slower_and_why(built):
     _, said = built
+    (line,) = [line for line in said.splitlines() if 'mmnorm' in line]
+    assert 'mmnorm._C and mmnorm/_loops.so are not compiled, so layers take a third longer on a CPU' in line
+    assert 'no-such-compiler' in line
+
+
+@pytest.mark.skipif(portable.load() is None, reason='mmnorm/_loops.so is not compiled')
+def test_a_wheel_that_is_built_without_pytorch_has_the_loops_for_any(source, tmp_path):
+    """The library is not compiled once more: that of the tree, newer than its sources, is up to date."""
+    library, build = portable.LIBRARY, tmp_path / 'build/lib'
+    (build / 'mmnorm').mkdir(parents=True)
+    shutil.copyfile(library, build / 'mmnorm/_loops.so')
+    # Of an earlier build that saw PyTorch.
+    (build / 'mmnorm/_C.cpython-311-x86_64-linux-gnu.so').touch()
+    words = 'build', '--build-lib', build, 'egg_info', '--egg-base', tmp_path
+    said = setup('-q', *words, 'bdist_wheel', '--dist-dir', tmp_path, '--bdist-dir', tmp_path / 'wheel', folder=source)
     (line,) = [line for line in said.splitlines() if 'mmnorm._C' in line]
-    assert 'layers take about twice as long on a CPU' in line
+    assert 'mmnorm/_loops.so runs on a CPU' in line
     assert '--no-build-isolation' in line
+    (wheel,) = tmp_path.glob('*.whl')
+    python, abi, platform = wheel.stem.split('-')[-3:]
+    assert (python, abi) == ('py3', 'none')
+    assert platform != 'any'
+    installed = tmp_path / 'installed'
+    with zipfile.ZipFile(wheel) as opened:
+        opened.extractall(installed)
+    assert [path.name for path in installed.rglob('*.so')] == ['_loops.so']
+    code = (
+        'import torch, warnings, mmnorm\n'
+        f'assert mmnorm.__file__.startswith({str(installed)!r})\n'
+        'x = torch.randn(2, 8, 5, 5, requires_grad=True)\n'
+        'with warnings.catch_warnings(record=True) as caught:\n'
+        '    for name in ("SwitchableNorm2d", "ExemplarNorm2d", "InstanceMetaNorm2d"):\n'
+        '        layer = getattr(mmnorm, name)(8)\n'
+        '        assert mmnorm.backend_for(x) == "portable"\n'
+        '        y = layer(x)\n'
+        '        y.square().sum().backward()\n'
+        '        mmnorm.set_backend("reference")\n'
+        '        torch.testing.assert_close(y, getattr(mmnorm, name).forward(layer, x), rtol=1e-4, atol=1e-5)\n'
+        '        mmnorm.set_backend("auto")\n'
+        '(warning,) = [w for w in caught if "mmnorm" in str(w.message)]\n'
+        'assert "layers run in mmnorm/_loops.so on a CPU" in str(warning.message), warning.message\n'
+    )
+    # Without what .pth files do: an editable installation finds the parts of its package, whoever imports them.
+    paths = [str(installed), str(Path(torch.__file__).parents[1])]
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
+    done = subprocess.run([sys.executable, '-S', '-c', code], cwd=tmp_path, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_the_built_package_reads_its_own_configs(built, tmp_path):

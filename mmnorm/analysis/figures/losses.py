@@ -1,4 +1,4 @@
-"""Losses over training, of several runs: SN paper (1806.10779), Fig. 6a."""
+"""Losses, or rewards, over training, of several runs: SN paper (1806.10779), Fig. 6."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ _COLUMNS = 3
 
 
 def losses_figure(runs: Sequence[Losses], names: Sequence[str] | None = None, smooth: int = 1) -> Figure:
-    """SN paper, Fig. 6a: a panel for each loss, a line for each run.
+    """SN paper, Fig. 6: a panel for each loss, a line for each run.
 
     Args:
         runs: The runs.

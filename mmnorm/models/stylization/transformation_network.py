@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...registry import register_in
+from ..instance_norm import with_affine
 
 # The residual blocks do not pad: each takes 2 from every side at a quarter of the resolution, 8 of the image.
 _CROPPED_BY_A_BLOCK = 8
@@ -77,10 +78,7 @@ class TransformationNetwork(BaseModule):
         init_cfg: Any = None,
     ) -> None:
         super().__init__(init_cfg)
-        norm_cfg = dict(norm_cfg or dict(type='IN'))
-        if norm_cfg['type'] in ('IN', 'IN2d'):
-            # PyTorch's has no gamma and beta unless they are asked for.
-            norm_cfg.setdefault('affine', True)
+        norm_cfg = with_affine(norm_cfg)
         c = channels
         self.padding = num_blocks * _CROPPED_BY_A_BLOCK
         self.down = nn.Sequential(

@@ -1,0 +1,4 @@
+# ENAS on CIFAR-10, the controller's LSTM with SN of LN and GN.
+_base_ = '../_base_/enas_cifar10.py'
+
+model = dict(controller=dict(norm_cfg=dict(type='SN', normalizers=('LN', 'GN'), num_groups=4)))
