@@ -1,12 +1,15 @@
 """Stylization: the network and its losses against plain formulas, and the way from a folder of images to pictures."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import in_fork
+from mmengine.hooks import CheckpointHook
 from mmengine.registry import MODELS
 from PIL import Image
 from torch import nn
@@ -224,8 +227,20 @@ def trained(files, run):
     return files / 'sn'
 
 
-def test_resumed_is_uninterrupted(files, run, trained):
-    run('train', CONFIG, '--work-dir', files / 'resumed', '--resume', trained / 'iter_2.pth')
+def test_killed_and_resumed_is_uninterrupted(files, run, trained, monkeypatch):
+    """SIGKILL at the third of four iterations."""
+    after_iteration = CheckpointHook.after_train_iter
+
+    def kill(hook, runner, batch_idx, *args, **kwargs):
+        after_iteration(hook, runner, batch_idx, *args, **kwargs)
+        if batch_idx == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(CheckpointHook, 'after_train_iter', kill)
+    run('train', CONFIG, '--work-dir', files / 'resumed', expected=-signal.SIGKILL)
+    monkeypatch.undo()
+    assert not (files / 'resumed/iter_4.pth').exists()
+    assert 'resumed epoch: 0, iter: 2' in run('train', CONFIG, '--work-dir', files / 'resumed', '--resume')
     whole, resumed = (torch.load(f / 'iter_4.pth', weights_only=False) for f in (trained, files / 'resumed'))
     assert all(torch.equal(value, resumed['state_dict'][name]) for name, value in whole['state_dict'].items())
     before = torch.load(trained / 'iter_2.pth', weights_only=False)['state_dict']
