@@ -47,7 +47,8 @@ class DeriveHook(Hook):
             seed_everything(_DERIVE, runner.seed)
             genotype, accuracy = model.derive(list(self._held_out(runner)), self.architectures)
         path = Path(runner.work_dir, 'genotype.json')
-        path.write_text(json.dumps(dict(genotype=str(genotype), held_out_accuracy=accuracy), indent=2) + '\n')
+        found = json.dumps(dict(genotype=str(genotype), held_out_accuracy=accuracy), indent=2)
+        path.write_text(f'{found}\n', encoding='utf-8')
         runner.logger.info(
             f'best of {self.architectures} architectures, {100 * accuracy:.2f} % of held-out images: {genotype}\n'
             f'wrote {path}; to train it: model.backbone.genotype={path}'

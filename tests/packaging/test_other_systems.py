@@ -67,8 +67,9 @@ print(*[str(one.message) for one in said if 'mmnorm' in str(one.message)], sep='
 print(mmnorm.backend_for(x))
 """
     slower, backend = elsewhere(code, tmp_path).splitlines()
-    assert 'mmnorm._C is not compiled, so layers take about twice as long on a CPU' in slower
-    assert backend == 'composed'
+    assert 'mmnorm._C is not compiled, so layers ' in slower
+    assert 'on a CPU' in slower
+    assert backend == ('portable' if (ROOT / 'mmnorm/_loops.so').is_file() else 'composed')
 
 
 def test_commands_run(tmp_path):
@@ -207,9 +208,10 @@ def setup_py(monkeypatch):
 @pytest.mark.parametrize(('platform', 'openmp'), [('linux', True), ('darwin', False), ('win32', False)])
 def test_loops_are_compiled_without_openmp_where_compilers_have_none(setup_py, platform, openmp):
     given, _ = setup_py(platform)
-    (extension,) = given['ext_modules']
-    assert any('openmp' in word for word in extension.extra_compile_args) == openmp
-    assert extension.optional
+    assert given['ext_modules']
+    # -fopenmp-simd is about vectors and takes no library.
+    assert any('-fopenmp' in extension.extra_compile_args for extension in given['ext_modules']) == openmp
+    assert all(extension.optional for extension in given['ext_modules'])
 
 
 def test_an_editable_installation_does_without_links(setup_py, monkeypatch, tmp_path, capsys):
@@ -234,7 +236,9 @@ def test_without_a_compiler_the_build_goes_on(tmp_path):
         env={**os.environ, 'CC': missing, 'CXX': missing},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert 'building extension "mmnorm._C" failed' in done.stdout + done.stderr
+    said = 'mmnorm._C and mmnorm/_loops.so are not compiled, so layers take '
+    assert len(re.findall(f'^{re.escape(said)}', done.stderr, re.MULTILINE)) == 1, done.stderr[-3000:]
+    assert not list(tmp_path.rglob('*.so'))
 
 
 def test_several_processes_start_without_exec(monkeypatch):

@@ -141,7 +141,7 @@ def _edge(word: str, number: int, text: str) -> Edge:
 
 def _read(path: str) -> str:
     try:
-        found = json.loads(Path(path).read_text())
+        found = json.loads(Path(path).read_text(encoding='utf-8'))
     except OSError as error:
         raise UsageError(f'genotype: {path} cannot be read: {error.strerror}. {_EXPECTED.capitalize()}') from None
     except ValueError:
