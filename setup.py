@@ -212,7 +212,7 @@ setup(
     name='mmnorm',
     version=VERSIONS['__version__'],
     description='Learned normalization for OpenMMLab: Switchable, Exemplar and Instance-Level Meta Normalization',
-    long_description=(ROOT / 'README.md').read_text() if (ROOT / 'README.md').exists() else '',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8') if (ROOT / 'README.md').exists() else '',
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     author='The mmnorm authors',

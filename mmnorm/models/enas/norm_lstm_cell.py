@@ -7,6 +7,7 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from ...errors import UsageError
+from ...ops.compat import BatchNormBase, InstanceNormBase
 from ...registry import NAMES, NORMS, SCOPE
 
 _EXPECTED = (
@@ -118,9 +119,9 @@ def build_step_norm(norm_cfg: dict | None, features: int) -> nn.Module:
 def _needs_more(norm: nn.Module) -> str | None:
     """Why a norm can't work on single numbers, sample by sample and step by step, if its class tells."""
     pool = getattr(norm, 'normalizers', ())
-    if 'BN' in pool or isinstance(norm, nn.modules.batchnorm._BatchNorm) or next(norm.buffers(), None) is not None:
+    if 'BN' in pool or isinstance(norm, BatchNormBase) or next(norm.buffers(), None) is not None:
         return 'BN would need statistics of its own for every step, and sequences of any length have no last step'
-    if 'IN' in pool or isinstance(norm, nn.modules.instancenorm._InstanceNorm):
+    if 'IN' in pool or isinstance(norm, InstanceNormBase):
         return 'IN has but one value in each channel of (N, C), which leaves nothing of it'
     return None
 
