@@ -49,6 +49,7 @@ LAYERS = {
 
 
 @pytest.mark.skipif(RUNS_KERNELS or not backend.has_triton(), reason='the tests below run right here, or there is none')
+@pytest.mark.parametrize('implementation', ['auto'], indirect=True)
 def test_triton_in_the_interpreter():
     # In a process of its own: Triton asks once, at its import, and interpreting changes its library for good.
     command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', '-k', 'triton', __file__]
