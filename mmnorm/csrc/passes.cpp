@@ -82,8 +82,8 @@ at::Tensor affine(const at::Tensor& x, const at::Tensor& mean, const at::Tensor&
   const core::Shape shape = shape_of(x);
   check_affine(mean, scale, shift, shape);
   at::Tensor y = at::empty_like(x);
-  core::affine(shape, type_of(x), x.const_data_ptr(), mean.const_data_ptr<double>(), PlaneNumbers(scale), PlaneNumbers(shift),
-               negative_slope, y.data_ptr());
+  core::affine(shape, type_of(x), x.const_data_ptr(), mean.const_data_ptr<double>(), PlaneNumbers(scale),
+               PlaneNumbers(shift), negative_slope, y.data_ptr());
   return y;
 }
 
@@ -97,8 +97,8 @@ std::tuple<at::Tensor, at::Tensor> affine_add(const at::Tensor& x, const at::Ten
   if (with_bits) {
     bits = at::empty({shape.rows(), core::bit_bytes(shape, type_of(x))}, at::kByte);
   }
-  core::affine_add(shape, type_of(x), x.const_data_ptr(), mean.const_data_ptr<double>(), PlaneNumbers(scale), PlaneNumbers(shift),
-                   other.const_data_ptr(), negative_slope, y.data_ptr(),
+  core::affine_add(shape, type_of(x), x.const_data_ptr(), mean.const_data_ptr<double>(), PlaneNumbers(scale),
+                   PlaneNumbers(shift), other.const_data_ptr(), negative_slope, y.data_ptr(),
                    with_bits ? bits.data_ptr<uint8_t>() : nullptr);
   return {y, bits};
 }
@@ -153,8 +153,8 @@ at::Tensor input_gradient(const at::Tensor& dy, const at::Tensor& x, const at::T
   check_planes(offset, "offset", shape);
   at::Tensor dx = at::empty_like(x);
   core::input_gradient(shape, type_of(x), dy.const_data_ptr(), x.const_data_ptr(), mean.const_data_ptr<double>(),
-                       PlaneNumbers(scale), PlaneNumbers(shift), PlaneNumbers(slope), PlaneNumbers(offset), slope_factor, offset_factor,
-                       negative_slope, dx.data_ptr());
+                       PlaneNumbers(scale), PlaneNumbers(shift), PlaneNumbers(slope), PlaneNumbers(offset), slope_factor,
+                       offset_factor, negative_slope, dx.data_ptr());
   return dx;
 }
 

@@ -61,8 +61,8 @@ class PartsOptimWrapperConstructor:
                         f'optim_wrapper.parts: {owners[id(weight)]} and {name} have weights in common, which both '
                         f'optimizers would change; name parts that lie beside each other'
                     )
-            paramwise_cfg = options.pop('paramwise_cfg')
-            wrappers[name] = LearnedNormOptimWrapperConstructor(options, paramwise_cfg)(part)
+            wrapper_cfg = {key: value for key, value in options.items() if key != 'paramwise_cfg'}
+            wrappers[name] = LearnedNormOptimWrapperConstructor(wrapper_cfg, options['paramwise_cfg'])(part)
         return OptimWrapperDict(**wrappers)
 
 

@@ -16,12 +16,20 @@ from mmnorm.errors import UsageError
 from mmnorm.models import EnasNetwork
 from mmnorm.models.enas import Controller, read_genotype
 from mmnorm.models.enas.search import reinforce_loss
-from mmnorm.models.enas.search_space import INPUTS, OPERATIONS, choices_of, genotype_of, loose_ends
+from mmnorm.models.enas.search_space import INPUTS, OPERATIONS, genotype_of, loose_ends
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = '0:identity+1:sep_conv_3x3/2:max_pool_3x3+0:identity//0:avg_pool_3x3+1:identity/2:sep_conv_5x5+1:identity'
 SN = dict(type='SN', normalizers=('LN', 'GN'), num_groups=4)
 BN = dict(type='BN', track_running_stats=False)
+
+
+def choices_of(genotype):
+    """The inverse of genotype_of."""
+    return [
+        [[*(edge.source for edge in node), *(OPERATIONS.index(edge.operation) for edge in node)] for node in cell]
+        for cell in (genotype.normal, genotype.reduction)
+    ]
 
 
 def test_genotypes_in_text_numbers_and_files(tmp_path):

@@ -2,6 +2,7 @@
 
 import torch
 from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks.drop import drop_path
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -77,8 +78,8 @@ class SearchCell(nn.Module):
             total: Tensor | None = None
             for side, edge in enumerate(node):
                 y = self.edges[_key(number, side, edge.source, edge.operation)](states[edge.source])
-                if drop > 0 and self.training and edge.operation != 'identity':
-                    y = _dropped(y, drop)
+                if edge.operation != 'identity':
+                    y = drop_path(y, drop, self.training)
                 total = y if total is None else total + y
             assert total is not None
             states.append(total)
@@ -94,8 +95,3 @@ def _entry(inputs: int, channels: int, stride: int, norm_cfg: dict) -> nn.Module
     if stride > 1:
         return FactorizedReduction(inputs, channels, norm_cfg)
     return nn.Identity() if inputs == channels else pointwise(inputs, channels, norm_cfg)
-
-
-def _dropped(y: Tensor, probability: float) -> Tensor:
-    kept = y.new_empty(len(y), 1, 1, 1).bernoulli_(1 - probability)
-    return y * kept / (1 - probability)

@@ -77,14 +77,6 @@ def genotype_of(choices: Sequence[Sequence[Sequence[int]]]) -> Genotype:
     return Genotype(*cells)
 
 
-def choices_of(genotype: Genotype) -> list[list[list[int]]]:
-    """The inverse of :func:`genotype_of`."""
-    return [
-        [[*(edge.source for edge in node), *(OPERATIONS.index(edge.operation) for edge in node)] for node in cell]
-        for cell in (genotype.normal, genotype.reduction)
-    ]
-
-
 def read_genotype(given: Any, nodes: int | None = None) -> Genotype:
     """The architecture that a config gives.
 
