@@ -1,6 +1,6 @@
 // The steps of the coefficients as nodes of autograd: a few loops each, where plain operators would be many. What they
 // compute is described in mmnorm/ops/coefficients, which has them as plain operators under the same names, and what they
-// are given there is what they are given here: tensors, numbers, and last what again.h describes. `pool` has instead of
+// are given there is what they are given here: tensors, numbers, and last what step.h says of `again`. `pool` has instead of
 // `track` its fields, which are None where there is nothing to track.
 //
 // Means are in double, all else in the type that is computed in, that of the variances; what comes otherwise is converted.

@@ -1,4 +1,4 @@
-#include "step.h"
+#include "coefficient_step.h"
 
 #include <cmath>
 #include <utility>
@@ -70,9 +70,9 @@ class MixStep : public MixingStep {
     const at::Tensor d = as(inputs[0], dtype), v = as(inputs[1], dtype), r = as(inputs[2], dtype),
                      w = as(inputs[3], dtype), &betas = inputs[4];
     const at::Tensor dscale = or_zeros(gradients[0], d), dshift = or_zeros(gradients[1], d);
-    const at::Tensor ddeviation = at::empty_like(d), dvariance = at::empty_like(v), dratios = at::empty_like(r);
-    const at::Tensor dweight = w.defined() ? at::zeros_like(w) : at::zeros({d.size(2)}, d.options());
-    const at::Tensor dbias = at::zeros({d.size(2)}, d.options());
+    const at::Tensor ddeviation = new_like(d), dvariance = new_like(v), dratios = new_like(r);
+    const at::Tensor dweight = new_zeros(w.defined() ? w.sizes() : d.sizes().slice(2), dtype);
+    const at::Tensor dbias = new_zeros({d.size(2)}, dtype);
     MMNORM_DISPATCH(dtype, "mmnorm::mix_backward", {
       T *dd = ddeviation.data_ptr<T>(), *dv = dvariance.data_ptr<T>(), *dr = dratios.data_ptr<T>(),
         *dw = dweight.data_ptr<T>(), *db = dbias.data_ptr<T>();
@@ -113,8 +113,8 @@ class CorrelateStep : public MixingStep {
     const at::Tensor d = as(inputs[0], dtype), v = as(inputs[1], dtype), conv = as(inputs[2], dtype);
     const auto p = planes_of(d);
     const int64_t width = conv.defined() ? conv.size(0) : p.channels;
-    const at::Tensor z = at::empty({p.samples, p.normalizers, width}, d.options());
-    const at::Tensor features = at::empty({p.samples, p.normalizers * p.normalizers}, d.options());
+    const at::Tensor z = new_numbers({p.samples, p.normalizers, width}, dtype);
+    const at::Tensor features = new_numbers({p.samples, p.normalizers * p.normalizers}, dtype);
     MMNORM_DISPATCH(dtype, "mmnorm::correlate", {
       MMNORM_CALL(correlate, pointer<T>(d), pointer<T>(v), pointer<T>(conv), p.channels / width, static_cast<T>(eps_),
                   z.data_ptr<T>(), features.data_ptr<T>(), p);
@@ -129,8 +129,8 @@ class CorrelateStep : public MixingStep {
     const at::Tensor d = as(inputs[0], dtype), v = as(inputs[1], dtype), conv = as(inputs[2], dtype), &z = kept[0];
     check_numbers(z, "z", dtype, {d.size(1), d.size(0), conv.defined() ? conv.size(0) : d.size(2)});
     const at::Tensor dfeatures = as(gradients[0], dtype);
-    const at::Tensor ddeviation = at::empty_like(d), dvariance = at::empty_like(v);
-    const at::Tensor dconv = at::zeros(conv.defined() ? conv.sizes() : at::IntArrayRef({d.size(2)}), d.options());
+    const at::Tensor ddeviation = new_like(d), dvariance = new_like(v);
+    const at::Tensor dconv = new_zeros(conv.defined() ? conv.sizes() : d.sizes().slice(2), dtype);
     MMNORM_DISPATCH(dtype, "mmnorm::correlate_backward", {
       MMNORM_CALL(correlate_backward, pointer<T>(d), pointer<T>(v), pointer<T>(conv), d.size(2) / z.size(2),
                   static_cast<T>(eps_), pointer<T>(z), pointer<T>(dfeatures), ddeviation.data_ptr<T>(),
@@ -175,9 +175,9 @@ class RescaleStep : public MixingStep {
     const at::Tensor d = as(inputs[0], dtype), v = as(inputs[1], dtype), o = as(inputs[2], dtype),
                      w = as(inputs[4], dtype);
     const at::Tensor dscale = or_zeros(gradients[0], d), dshift = or_zeros(gradients[1], d);
-    const at::Tensor ddeviation = at::empty_like(d), dvariance = at::empty_like(v), domega = at::empty_like(o),
-                     dbeta = at::empty_like(o);
-    const at::Tensor dweight = at::zeros({d.size(2)}, d.options()), dbias = at::zeros({d.size(2)}, d.options());
+    const at::Tensor ddeviation = new_like(d), dvariance = new_like(v), domega = new_like(o),
+                     dbeta = new_like(o);
+    const at::Tensor dweight = new_zeros({d.size(2)}, dtype), dbias = new_zeros({d.size(2)}, dtype);
     MMNORM_DISPATCH(dtype, "mmnorm::rescale_backward", {
       MMNORM_CALL(rescale_backward, pointer<T>(d), pointer<T>(v), pointer<T>(o), pointer<T>(w), static_cast<T>(eps_),
                   pointer<T>(dscale), pointer<T>(dshift), ddeviation.data_ptr<T>(), dvariance.data_ptr<T>(),

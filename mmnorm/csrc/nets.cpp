@@ -1,4 +1,4 @@
-#include "step.h"
+#include "coefficient_step.h"
 
 #include <algorithm>
 #include <map>
@@ -80,7 +80,7 @@ class PerceptronStep : public Step {
   static Tensor linear(const Tensor& input, const Tensor& weight, const Tensor& bias) {
     const auto dtype = input.scalar_type();
     const Tensor x = as(input, dtype), w = as(weight, dtype), b = as(bias, dtype);
-    const Tensor y = at::empty({x.size(0), w.size(0)}, x.options());
+    const Tensor y = new_numbers({x.size(0), w.size(0)}, dtype);
     MMNORM_DISPATCH(dtype, "mmnorm::linear", {
       MMNORM_CALL(linear, pointer<T>(x), pointer<T>(w), pointer<T>(b), y.data_ptr<T>(), x.size(0), w.size(1), w.size(0));
     });
@@ -90,7 +90,7 @@ class PerceptronStep : public Step {
   // The gradients of input, weight and bias.
   static variable_list linear_backward(const Tensor& gradient, const Tensor& x, const Tensor& w) {
     const Tensor dy = as(gradient, x.scalar_type());
-    const Tensor dx = at::empty_like(x), dw = at::empty_like(w), db = at::empty({w.size(0)}, w.options());
+    const Tensor dx = new_like(x), dw = new_like(w), db = new_numbers({w.size(0)}, w.scalar_type());
     MMNORM_DISPATCH(x.scalar_type(), "mmnorm::linear_backward", {
       MMNORM_CALL(linear_backward, pointer<T>(dy), pointer<T>(x), pointer<T>(w), dx.data_ptr<T>(), dw.data_ptr<T>(),
                   db.data_ptr<T>(), x.size(0), w.size(1), w.size(0));

@@ -1,10 +1,10 @@
 #include "passes.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
 #include "checks.h"
+#include "memory.h"
 
 namespace mmnorm {
 
@@ -71,8 +71,8 @@ std::string instructions() { return core::instructions(); }
 
 std::tuple<at::Tensor, at::Tensor> moments(const at::Tensor& x) {
   const core::Shape shape = shape_of(x);
-  at::Tensor mean = at::empty({shape.samples, shape.channels}, at::kDouble);
-  at::Tensor var = at::empty({shape.samples, shape.channels}, accumulation_type(x));
+  at::Tensor mean = new_numbers({shape.samples, shape.channels}, at::kDouble);
+  at::Tensor var = new_numbers(mean.sizes(), accumulation_type(x));
   core::moments(shape, type_of(x), x.const_data_ptr(), mean.data_ptr<double>(), var.data_ptr());
   return {mean, var};
 }
@@ -95,7 +95,7 @@ std::tuple<at::Tensor, at::Tensor> affine_add(const at::Tensor& x, const at::Ten
   check_laid_out(other, "other", x);
   at::Tensor y = at::empty_like(x), bits;
   if (with_bits) {
-    bits = at::empty({shape.rows(), core::bit_bytes(shape, type_of(x))}, at::kByte);
+    bits = new_numbers({shape.rows(), core::bit_bytes(shape, type_of(x))}, at::kByte);
   }
   core::affine_add(shape, type_of(x), x.const_data_ptr(), mean.const_data_ptr<double>(), PlaneNumbers(scale),
                    PlaneNumbers(shift), other.const_data_ptr(), negative_slope, y.data_ptr(),
@@ -108,7 +108,7 @@ std::tuple<at::Tensor, at::Tensor> plane_sums(const at::Tensor& dy, const at::Te
   const core::Shape shape = shape_of(x);
   check_laid_out(dy, "dy", x);
   check_affine(mean, scale, shift, shape);
-  at::Tensor total = at::empty(mean.sizes(), x.options().dtype(accumulation_type(x))), product = at::empty_like(total);
+  at::Tensor total = new_numbers(mean.sizes(), accumulation_type(x)), product = new_like(total);
   core::plane_sums(shape, type_of(x), dy.const_data_ptr(), x.const_data_ptr(), mean.const_data_ptr<double>(),
                    PlaneNumbers(scale), PlaneNumbers(shift), negative_slope, total.data_ptr(), product.data_ptr());
   return {total, product};
@@ -121,7 +121,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> plane_sums_add(const at::Tensor& 
   check_laid_out(dy, "dy", x);
   check_mean(mean, shape);
   check_numbers(bits, "bits", at::kByte, {shape.rows(), core::bit_bytes(shape, type_of(x))});
-  at::Tensor total = at::empty(mean.sizes(), x.options().dtype(accumulation_type(x))), product = at::empty_like(total);
+  at::Tensor total = new_numbers(mean.sizes(), accumulation_type(x)), product = new_like(total);
   at::Tensor dz = at::empty_like(x);
   core::plane_sums_add(shape, type_of(x), dy.const_data_ptr(), x.const_data_ptr(), mean.const_data_ptr<double>(),
                        bits.const_data_ptr<uint8_t>(), negative_slope, total.data_ptr(), product.data_ptr(),
@@ -138,7 +138,7 @@ at::Tensor slopes_of(const at::Tensor& bits, const at::Tensor& x, double negativ
 }
 
 at::Tensor mean_gradient(const at::Tensor& scale, const at::Tensor& total) {
-  at::Tensor result = at::empty(total.sizes(), total.options().dtype(at::kDouble));
+  at::Tensor result = new_numbers(total.sizes(), at::kDouble);
   core::mean_gradient(PlaneNumbers(scale), PlaneNumbers(total), result.data_ptr<double>(), total.numel());
   return result;
 }

@@ -1,5 +1,5 @@
-// The four passes over the data on the CPU (core.h), for tensors of PyTorch. Each tensor x is (N, C, *), contiguous or channels_last; tensors of planes
-// are (N, C). What they compute is described in mmnorm/ops/passes/reference.py.
+// The four passes over the data on the CPU (core.h), for tensors of PyTorch. Each tensor x is (N, C, *), contiguous or
+// channels_last; tensors of planes are (N, C). What they compute is described in mmnorm/ops/passes/reference.py.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -1,4 +1,4 @@
-#include "step.h"
+#include "coefficient_step.h"
 
 #include <algorithm>
 #include <cmath>
@@ -93,7 +93,7 @@ class PoolStep : public Step {
     const at::Tensor mean = as(inputs[0], at::kDouble), var = as(inputs[1], inputs[1].scalar_type());
     const int64_t samples = mean.size(0), channels = mean.size(1), planes = samples * channels;
     const auto size = static_cast<int64_t>(normalizers_.size());
-    const at::Tensor deviation = at::empty({size, samples, channels}, var.options()), variance = at::empty_like(deviation);
+    const at::Tensor deviation = new_numbers({size, samples, channels}, var.scalar_type()), variance = new_like(deviation);
     MMNORM_DISPATCH(var.scalar_type(), "mmnorm::pool", {
       const double* m = mean.const_data_ptr<double>();
       const T* v = var.const_data_ptr<T>();
@@ -135,10 +135,10 @@ class PoolStep : public Step {
     const auto size = static_cast<int64_t>(normalizers_.size());
     check_numbers(deviation, "deviation", dtype, {size, inputs[1].size(0), inputs[1].size(1)});
     const auto p = planes_of(deviation);
-    const at::Tensor ddeviation = as(gradients[0].defined() ? gradients[0] : at::zeros_like(deviation), dtype);
-    const at::Tensor dvariance = as(gradients[1].defined() ? gradients[1] : at::zeros_like(deviation), dtype);
-    const at::Tensor dmean = at::zeros({p.samples, p.channels}, inputs[0].options().dtype(at::kDouble)),
-                     dvar = at::zeros({p.samples, p.channels}, deviation.options());
+    const at::Tensor ddeviation = as(gradients[0].defined() ? gradients[0] : new_zeros(deviation.sizes(), dtype), dtype);
+    const at::Tensor dvariance = as(gradients[1].defined() ? gradients[1] : new_zeros(deviation.sizes(), dtype), dtype);
+    const at::Tensor dmean = new_zeros({p.samples, p.channels}, at::kDouble),
+                     dvar = new_zeros({p.samples, p.channels}, dtype);
     at::Tensor dbatch;
     MMNORM_DISPATCH(dtype, "mmnorm::pool_backward", {
       double* dm = dmean.data_ptr<double>();
@@ -190,7 +190,8 @@ class GroupMomentsStep : public Step {
   // inputs: mean, var
   variable_list forward(const variable_list& inputs, variable_list& kept) override {
     const at::Tensor mean = as(inputs[0], at::kDouble), var = as(inputs[1], inputs[1].scalar_type());
-    const at::Tensor mu = at::empty({mean.size(0), groups_}, mean.options()), v = at::empty(mu.sizes(), var.options());
+    const at::Tensor mu = new_numbers({mean.size(0), groups_}, at::kDouble),
+                     v = new_numbers(mu.sizes(), var.scalar_type());
     MMNORM_DISPATCH(var.scalar_type(), "mmnorm::group_moments", {
       MMNORM_CALL(group_moments, mean.const_data_ptr<double>(), var.const_data_ptr<T>(), mu.data_ptr<double>(),
                   v.data_ptr<T>(), mean.size(1) / groups_, mu.numel());
@@ -204,7 +205,7 @@ class GroupMomentsStep : public Step {
     const at::Tensor mean = as(inputs[0], at::kDouble), &var = inputs[1], &mu = kept[0];
     check_numbers(mu, "group mean", at::kDouble, {mean.size(0), groups_});
     const at::Tensor dmu = as(gradients[0], at::kDouble), dv = as(gradients[1], var.scalar_type());
-    const at::Tensor dmean = at::empty_like(mean), dvar = at::empty(var.sizes(), var.options());
+    const at::Tensor dmean = new_like(mean), dvar = new_like(var);
     MMNORM_DISPATCH(var.scalar_type(), "mmnorm::group_moments_backward", {
       MMNORM_CALL(group_moments_backward, mean.const_data_ptr<double>(), mu.const_data_ptr<double>(),
                   pointer<double>(dmu), pointer<T>(dv), dmean.data_ptr<double>(), dvar.data_ptr<T>(),
@@ -232,7 +233,7 @@ void define_pools(py::module_& module) {
     }
     Tracking* tracked = running_mean.has_value() ? &tracking : nullptr;
     return run(c10::make_intrusive<PoolStep>(normalizers, num_groups, tracked, std::move(again)),
-               {mean, var, batch_mean, batch_var});
+               {mean, var, or_undefined(batch_mean), or_undefined(batch_var)});
   });
 }
 

@@ -1,4 +1,4 @@
-// What the loops of pools and of mixing share, for one set of vector instructions; step.h includes it.
+// What the loops of pools and of mixing share, for one set of vector instructions; coefficient_step.h includes it.
 
 namespace mmnorm {
 namespace MMNORM_CPU {

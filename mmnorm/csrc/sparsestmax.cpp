@@ -1,4 +1,4 @@
-#include "step.h"
+#include "coefficient_step.h"
 
 #include <algorithm>
 #include <cmath>
@@ -68,9 +68,9 @@ class SparsestmaxStep : public Step {
 
   // inputs: z, radius
   variable_list forward(const variable_list& inputs, variable_list& kept) override {
-    const at::Tensor z = as(inputs[0], at::kDouble), p = at::empty_like(z);
+    const at::Tensor z = as(inputs[0], at::kDouble), p = new_like(z);
     const int64_t rows = z.size(0), size = z.size(1);
-    const at::Tensor derivatives = at::empty({rows, size, size}, z.options());
+    const at::Tensor derivatives = new_numbers({rows, size, size}, at::kDouble);
     const auto eps = inputs[0].scalar_type() == at::kDouble ? std::numeric_limits<double>::epsilon()
                                                             : static_cast<double>(std::numeric_limits<float>::epsilon());
     for (int64_t row = 0; row < rows; ++row) {

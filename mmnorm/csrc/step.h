@@ -1,104 +1,57 @@
-// A step of the coefficients as a node of autograd in C++, and what the steps share.
+// What a layer does to tensors on the CPU, step by step, as nodes of autograd.
 #pragma once
 
-#include <ATen/ATen.h>
-#include <ATen/Dispatch.h>
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/autograd/variable.h>
+#include <torch/csrc/utils/pybind.h>
 
-#include <cstdint>
-#include <initializer_list>
-#include <string>
 #include <utility>
 #include <vector>
 
-#include "again.h"
 #include "checks.h"
-#include "coefficients.h"
+#include "memory.h"
 #include "optional.h"
-#define MMNORM_KERNELS "shared_kernels.h"
-#include "instructions.h"
 
 namespace mmnorm {
 
-#define MMNORM_DISPATCH(dtype, name, ...)               \
-  AT_DISPATCH_FLOATING_TYPES(dtype, name, [&] {         \
-    using T = scalar_t;                                 \
-    __VA_ARGS__;                                        \
-  })
+using torch::autograd::variable_list;
 
-// A tensor as the loops read it: contiguous, in the type that is computed in; undefined if it is.
-inline at::Tensor as(const at::Tensor& t, at::ScalarType dtype) {
-  // Most are as they should be, and even an operator that does nothing takes a microsecond.
-  const bool as_is = !t.defined() || (t.scalar_type() == dtype && t.is_contiguous() && !t.is_neg());
-  return as_is ? t : t.to(dtype).contiguous().resolve_neg();
-}
-
-template <typename T>
-const T* pointer(const at::Tensor& t) {
-  return t.defined() ? t.const_data_ptr<T>() : nullptr;
-}
-
-inline Planes planes_of(const at::Tensor& deviation) {
-  return {deviation.size(0), deviation.size(1), deviation.size(2)};
-}
-
-inline at::Tensor planes_like(const at::Tensor& deviation) {
-  return at::empty({deviation.size(1), deviation.size(2)}, deviation.options());
-}
-
-// One step: outputs from inputs, and the inputs' gradients from the outputs'. Inputs that are left out are undefined.
-class Step : public Again {
+// A function of tensors with a backward of its own, which a node of autograd keeps. Inputs that are left out are undefined.
+//
+// Its backward is made of loops that cannot be differentiated. Where that is asked for, Python computes it by plain
+// operators instead: `again(inputs, needs_grad, gradients)` of mmnorm/ops/again.py.
+class Step : public c10::intrusive_ptr_target {
  public:
-  using Again::Again;
+  explicit Step(pybind11::function again) : again_(std::move(again)) {}
+  // Maybe in a thread that knows nothing of Python.
+  ~Step() override;
+
   // Refuses what the loops cannot read; also in the backward, as what is saved may pass through hooks.
   virtual void check(const variable_list& inputs) const = 0;
   // `kept` is what the backward needs besides the inputs.
   virtual variable_list forward(const variable_list& inputs, variable_list& kept) = 0;
-  // Gradients that nothing sends back are undefined, as are those of inputs that are left out.
+  // Gradients that nothing sends back are undefined, as may be those of inputs that are left out, and of the last.
   virtual variable_list backward(const variable_list& inputs, const variable_list& kept,
                                  const variable_list& gradients) const = 0;
+  // The same, with a history.
+  virtual variable_list differentiable_backward(const variable_list& inputs, const variable_list&,
+                                                const variable_list& gradients, const std::vector<bool>& needs_grad) const {
+    return again(inputs, gradients, needs_grad);
+  }
+  // How many of the inputs, the first, the backward needs. check() is given these then.
+  virtual size_t count_needed(size_t inputs) const { return inputs; }
 
-  std::vector<bool> given;
+ protected:
+  variable_list again(const variable_list& inputs, const variable_list& gradients,
+                      const std::vector<bool>& needs_grad) const;
+
+ private:
+  pybind11::function again_;
 };
 
-// The step, recorded; inputs that are left out are undefined for it.
-variable_list run(const c10::intrusive_ptr<Step>& step, std::initializer_list<OptionalTensor> inputs);
+// The step, recorded.
+variable_list run(const c10::intrusive_ptr<Step>& step, const variable_list& inputs);
 
-// A Python function of a step that is made from these options, for so many inputs; with one output it returns no list.
-template <typename S, typename... Options, size_t... I>
-void define_step(pybind11::module_& module, const char* name, std::index_sequence<I...>) {
-  const auto input = [](size_t) -> OptionalTensor { return {}; };
-  module.def(name, [](std::decay_t<decltype(input(I))>... inputs, Options... options, pybind11::function again) {
-    const variable_list outputs = run(c10::make_intrusive<S>(std::move(options)..., std::move(again)), {inputs...});
-    return outputs.size() == 1 ? pybind11::cast(outputs[0]) : pybind11::cast(outputs);
-  });
-}
-
-// Moments that a step starts from: their type is computed in.
-inline void check_moments(const at::Tensor& t, const char* name, int64_t dims) {
-  MMNORM_EXPECT(is_dense_cpu(t) && (t.scalar_type() == at::kFloat || t.scalar_type() == at::kDouble) &&
-                    t.dim() == dims && t.numel() > 0,
-                name, t, "a tensor of float or double on the CPU, with ", dims, " dimensions, that is not empty");
-}
-
-// A parameter that may be left out.
-inline void check_optional(const at::Tensor& t, const char* name, at::IntArrayRef sizes) {
-  if (t.defined()) {
-    check_floating(t, name, sizes);
-  }
-}
-
-// gamma or beta, (C,) or (K, C).
-inline void check_rows(const at::Tensor& t, const char* name, const Planes& p) {
-  if (t.defined() && t.dim() == 2) {
-    check_floating(t, name, {p.normalizers, p.channels});
-  } else {
-    check_optional(t, name, {p.channels});
-  }
-}
-
-inline void check_groups(int64_t groups, int64_t channels) {
-  TORCH_CHECK(groups > 0 && channels % groups == 0, "mmnorm: groups: expected a divisor of ", channels,
-              " channels, got ", groups);
-}
+inline at::Tensor or_undefined(const OptionalTensor& t) { return t.has_value() ? *t : at::Tensor(); }
 
 }  // namespace mmnorm
