@@ -2,7 +2,6 @@
 
 import copy
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -239,18 +238,6 @@ def test_renorm_is_batch_norm_at_first():
     torch.testing.assert_close(layer(x), bn(x))
     layer.set_bounds(0.5, 1)
     assert (layer.r_max, layer.d_max) == (2, 5)
-
-
-def test_schedule_of_the_bounds():
-    HOOKS = pytest.importorskip('mmengine.registry').HOOKS
-    hook = HOOKS.build(dict(type='RenormHook', begin=10, r_end=30, d_end=20))
-    model, seen = nn.Sequential(mmnorm.BatchRenorm2d(12)), []
-    for iteration in (0, 10, 15, 20, 30, 99):
-        hook.before_train_iter(SimpleNamespace(model=model, iter=iteration), 0)
-        seen.append((model[0].r_max.item(), model[0].d_max.item()))
-    assert seen == [(1, 0), (1, 0), (1.5, 2.5), (2, 5), (3, 5), (3, 5)]
-    with pytest.raises(ValueError, match='0 <= begin < r_end and d_end'):
-        HOOKS.build(dict(type='RenormHook', begin=10, r_end=10))
 
 
 def test_thresholded_linear_unit_of_a_config():
