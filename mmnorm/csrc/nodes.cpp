@@ -1,6 +1,7 @@
 #include "nodes.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <tuple>
 #include <utility>
