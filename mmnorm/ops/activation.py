@@ -33,6 +33,23 @@ class Activation(NamedTuple):
         return {'relu': 0.0, 'leaky_relu': self.negative_slope}.get(self.name)
 
 
+# What the loops for the CPU take no activation for: one whose slope below 0 is that above.
+NO_ACTIVATION = 1.0
+
+
+def slope_of(activation: Activation | None) -> float:
+    """The slope below 0 by which the loops for the CPU know an activation.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if activation is None:
+        return NO_ACTIVATION
+    if activation.slope is None:
+        raise ValueError(f"mmnorm: activation: expected 'relu' or 'leaky_relu', got {activation.name!r}")
+    return activation.slope
+
+
 def activation_of(module: nn.Module) -> Activation | None:
     """What ``module`` computes, where it is one of :data:`ACTIVATIONS`."""
     # Of a subclass nothing is known.

@@ -19,21 +19,16 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache, partial
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .activation import Activation
+from .activation import NO_ACTIVATION, Activation, slope_of
 from .again import differentiate_again
 from .compat import is_autocast_enabled
 from .passes import native, reference
-from .passes.composed import ComposedPasses
-
-Passes = ModuleType | ComposedPasses
-# What the loops take an activation for is its slope below 0.
-NO_ACTIVATION = 1.0
+from .passes.interface import FusedPasses, Passes
 
 
 class Fused(NamedTuple):
@@ -79,7 +74,7 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, state: tuple, 
 def native_moments(x: Tensor, fused: Fused) -> tuple[Tensor, Tensor, list[Tensor]]:
     """:func:`moments` with the native passes, as a node in C++."""
     # After a sum it is the gradient of the activation's input that comes back.
-    negative_slope = _slope(fused.activation) if fused.residual is None else NO_ACTIVATION
+    negative_slope = slope_of(fused.activation) if fused.residual is None else NO_ACTIVATION
     mean, var, *stand_ins = native.compiled().moments_node(x, negative_slope, _moments_again)
     return mean, var, stand_ins
 
@@ -90,14 +85,8 @@ def native_affine(
     """:func:`affine` with the native passes, activation and sum included, as a node in C++."""
     again = _affine_again if fused.residual is not None else _activated_again(fused.activation)
     return native.compiled().affine_node(
-        x, mean, scale, shift, fused.residual, stand_ins, _slope(fused.activation), again
+        x, mean, scale, shift, fused.residual, stand_ins, slope_of(fused.activation), again
     )
-
-
-def _slope(activation: Activation | None) -> float:
-    slope = NO_ACTIVATION if activation is None else activation.slope
-    assert slope is not None
-    return slope
 
 
 @cache
@@ -166,7 +155,7 @@ class _Affine(torch.autograd.Function):
     ) -> Tensor:
         ctx.passes, ctx.activation = passes, activation
         ctx.save_for_backward(x, mean, scale, shift)
-        return passes.affine(
+        return ctx.passes.affine(
             x, mean, scale.contiguous(), shift.contiguous(), *(() if activation is None else (activation,))
         )
 
@@ -198,7 +187,7 @@ class _AffineAdd(torch.autograd.Function):
         residual: Tensor,
         dy_stand_in: Tensor,
         scale_stand_in: Tensor,
-        passes: ModuleType,
+        passes: FusedPasses,
         activation: Activation | None,
         is_recorded: bool,
     ) -> Tensor:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..activation import Activation
+from ..activation import Activation, slope_of
 from ..compat import openmp_functions
 from .reference import accumulation_dtype
 
@@ -27,8 +27,6 @@ LIBRARY = Path(__file__).parents[2] / '_loops.so'
 # The library's numbers for types, core::Type.
 _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 DTYPES = tuple(_CODES)
-# What the loops take an activation for is its slope below 0.
-_NO_ACTIVATION = 1.0
 
 _INT, _SIZE, _POINTER, _DOUBLE = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, ctypes.c_double
 # Samples, channels, positions, whether it is contiguous, type.
@@ -117,7 +115,7 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, activation: Ac
     scale, shift = _numbers(scale, 'scale', x), _numbers(shift, 'shift', x)
     y = torch.empty_like(x)
     _function('affine')(
-        *shape, x.data_ptr(), _mean(mean, x), *_address(scale), *_address(shift), _slope(activation), y.data_ptr()
+        *shape, x.data_ptr(), _mean(mean, x), *_address(scale), *_address(shift), slope_of(activation), y.data_ptr()
     )
     return y
 
@@ -131,20 +129,7 @@ def affine_add(
     activation: Activation | None,
     is_recorded: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """``activation(scale * (x - mean) + shift + residual)``.
-
-    Args:
-        x: As in :func:`affine`, like the next three.
-        mean: (N, C).
-        scale: (N, C).
-        shift: (N, C).
-        residual: Of the shape, type and memory format of ``x``.
-        activation: Applied to the sum.
-        is_recorded: Whether there will be a backward.
-
-    Returns:
-        That, and what :func:`plane_sums_add` is to be given besides; None where it needs nothing.
-    """
+    """See :meth:`.interface.FusedPasses.affine_add`."""
     shape = _shape(x)
     other = _values(residual, 'residual', x)
     scale, shift = _numbers(scale, 'scale', x), _numbers(shift, 'shift', x)
@@ -159,7 +144,7 @@ def affine_add(
         *_address(scale),
         *_address(shift),
         other,
-        _slope(activation),
+        slope_of(activation),
         y.data_ptr(),
         None if bits is None else bits.data_ptr(),
     )
@@ -174,7 +159,7 @@ def plane_sums(
     shift: Tensor | None = None,
     activation: Activation | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """See :func:`.reference.plane_sums`; after an activation, of the gradient of its argument."""
+    """See :meth:`.interface.FusedPasses.plane_sums`."""
     shape = _shape(x)
     numbers: list[Tensor] = []
     if activation is not None:
@@ -190,7 +175,7 @@ def plane_sums(
         _mean(mean, x),
         *addresses[0],
         *addresses[1],
-        _slope(activation),
+        slope_of(activation),
         total.data_ptr(),
         product.data_ptr(),
     )
@@ -200,17 +185,7 @@ def plane_sums(
 def plane_sums_add(
     dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, activation: Activation, kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same after :func:`affine_add`, and that gradient, which is also the residual's.
-
-    Args:
-        dy: Gradient of the output.
-        x: As in :func:`affine_add`, like the next four.
-        mean: (N, C).
-        scale: (N, C); the bits that are kept say all, here and of ``shift``.
-        shift: (N, C).
-        activation: That of the sum.
-        kept: What :func:`affine_add` gave.
-    """
+    """See :meth:`.interface.FusedPasses.plane_sums_add`."""
     shape = _shape(x)
     total, product = torch.empty((2, *x.shape[:2]), dtype=accumulation_dtype(x.dtype))
     dz = torch.empty_like(x)
@@ -220,7 +195,7 @@ def plane_sums_add(
         x.data_ptr(),
         _mean(mean, x),
         _bits(kept, shape),
-        _slope(activation),
+        slope_of(activation),
         total.data_ptr(),
         product.data_ptr(),
         dz.data_ptr(),
@@ -229,16 +204,7 @@ def plane_sums_add(
 
 
 def slopes_of(bits: Tensor, x: Tensor, slope: float) -> Tensor:
-    """What relu or leaky_relu multiplies a gradient by, from the bits that :func:`affine_add` kept.
-
-    Args:
-        bits: The bits.
-        x: The input.
-        slope: The activation's below 0.
-
-    Returns:
-        ``slope`` or 1, of the shape, type and memory format of ``x``.
-    """
+    """See :meth:`.interface.FusedPasses.slopes_of`."""
     shape = _shape(x)
     slopes = torch.empty_like(x)
     _function('slopes_of')(*shape, _bits(bits, shape), slope, slopes.data_ptr())
@@ -255,7 +221,7 @@ def input_gradient(
     shift: Tensor | None = None,
     activation: Activation | None = None,
 ) -> Tensor:
-    """See :func:`.reference.input_gradient`; ``shift`` and ``activation`` are those of :func:`affine`."""
+    """See :meth:`.interface.FusedPasses.input_gradient`."""
     shape = _shape(x)
     scale, slope, offset = _numbers(scale, 'scale', x), _numbers(slope, 'slope', x), _numbers(offset, 'offset', x)
     # Not read without an activation.
@@ -270,18 +236,10 @@ def input_gradient(
         *_address(shift),
         *_address(slope),
         *_address(offset),
-        _slope(activation),
+        slope_of(activation),
         dx.data_ptr(),
     )
     return dx
-
-
-def _slope(activation: Activation | None) -> float:
-    if activation is None:
-        return _NO_ACTIVATION
-    if activation.slope is None:
-        raise ValueError(f"mmnorm: activation: expected 'relu' or 'leaky_relu', got {activation.name!r}")
-    return activation.slope
 
 
 def _shape(x: Tensor) -> tuple[int, int, int, bool, int]:

@@ -571,20 +571,7 @@ def affine_add(
     activation: Activation | None,
     is_recorded: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """``activation(scale * (x - mean) + shift + residual)``.
-
-    Args:
-        x: As in :func:`affine`, like the next three.
-        mean: (N, C).
-        scale: (N, C).
-        shift: (N, C).
-        residual: Of the shape, type and memory format of ``x``.
-        activation: Applied to the sum.
-        is_recorded: Whether there will be a backward.
-
-    Returns:
-        That, and what :func:`plane_sums_add` is to be given besides; None where it needs nothing.
-    """
+    """See :meth:`.interface.FusedPasses.affine_add`."""
     if activation is None or not is_recorded:
         return _affine(x, mean, scale, shift, residual, activation, None), None
     if activation.slope is None:
@@ -633,24 +620,14 @@ def plane_sums(
     shift: Tensor | None = None,
     activation: Activation | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """See :func:`.reference.plane_sums`; after an activation, of the gradient of its argument."""
+    """See :meth:`.interface.FusedPasses.plane_sums`."""
     return _plane_sums(dy, x, mean, scale, shift, activation, None, None)
 
 
 def plane_sums_add(
     dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, activation: Activation, kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same after :func:`affine_add`, and that gradient, which is also the residual's.
-
-    Args:
-        dy: Gradient of the output.
-        x: As in :func:`affine_add`, like the next four.
-        mean: (N, C).
-        scale: (N, C).
-        shift: (N, C).
-        activation: That of the sum.
-        kept: What :func:`affine_add` gave.
-    """
+    """See :meth:`.interface.FusedPasses.plane_sums_add`."""
     dz = torch.empty_like(x)
     return *_plane_sums(dy, x, mean, scale, shift, activation, kept, dz), dz
 
@@ -702,7 +679,7 @@ def input_gradient(
     shift: Tensor | None = None,
     activation: Activation | None = None,
 ) -> Tensor:
-    """See :func:`.reference.input_gradient`; ``shift`` and ``activation`` are those of :func:`affine`."""
+    """See :meth:`.interface.FusedPasses.input_gradient`."""
     cut = plan(x, reduce=False)
     dx = torch.empty_like(x)
     launch(
@@ -726,16 +703,7 @@ def input_gradient(
 
 
 def slopes_of(bits: Tensor, x: Tensor, slope: float) -> Tensor:
-    """What relu or leaky_relu multiplies a gradient by, from the bits that :func:`affine_add` kept.
-
-    Args:
-        bits: The bits.
-        x: The input.
-        slope: The activation's below 0.
-
-    Returns:
-        ``slope`` or 1, of the shape, type and memory format of ``x``.
-    """
+    """See :meth:`.interface.FusedPasses.slopes_of`."""
     rows, length = _rows(x)
     bit = torch.arange(_bits_a_byte(x), dtype=torch.uint8, device=x.device)
     below = (bits[:, :, None] >> bit & 1).bool().flatten(1)[:, :length]
