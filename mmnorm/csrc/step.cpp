@@ -2,6 +2,7 @@
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/util/Type.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
@@ -9,6 +10,7 @@
 #include <algorithm>
 #include <mutex>
 #include <type_traits>
+#include <typeinfo>
 #include <utility>
 
 namespace mmnorm {
@@ -42,7 +44,7 @@ class StepNode : public Node {
     }
   }
 
-  std::string name() const override { return "mmnorm::Step"; }
+  std::string name() const override { return c10::demangle(typeid(*step_).name()); }
 
   void release_variables() override {
     const std::lock_guard<std::mutex> lock(mutex_);

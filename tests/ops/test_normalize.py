@@ -233,6 +233,17 @@ def test_nothing_outlives_the_graph(layer):
     assert all(parameter() is None for parameter in parameters)
 
 
+@pytest.mark.skipif(not backends.has_native(), reason='the nodes are in C++')
+def test_nodes_say_which_step_they_are():
+    """Anomaly detection, and drawings of graphs, name them."""
+    x = torch.randn(2, 8, 4, 4, requires_grad=True)
+    node = mmnorm.SwitchableNorm2d(8)(x).grad_fn
+    assert node.name().endswith('AffineStep')
+    before = [parent.name().rpartition('::')[2] for parent, _ in node.next_functions if parent is not None]
+    assert {'AccumulateGrad', 'MomentsStep'} <= set(before)
+    assert any(name.startswith('MixStep') for name in before)
+
+
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize('size', [(2, 8, 5, 3), (4, 64, 40, 40)])
 def test_the_same_bits_again(size, memory_format):
