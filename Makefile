@@ -4,6 +4,7 @@
 # make test-torch: the tests of the layers with PyTorch alone, on several versions; TORCH=2.1.2 for one,
 #   PYTHON=python3.12 for another Python, in environments of its own.
 # make docs: the documentation as a site, in site/.
+# make release: source distribution and wheel, in dist/.
 
 PYTHON ?= python3.11
 # Tests that run at a time, each with one thread.
@@ -21,7 +22,7 @@ TORCHES := $(addprefix test-torch-,$(TORCH))
 SUFFIX := $(if $(filter python3.11,$(PYTHON)),,$(filter-out -py3.11,$(shell \
   $(PYTHON) -c 'import sys; print("-py{}.{}".format(*sys.version_info))')))
 
-.PHONY: demo test lint env env-demo constraints docs test-upstream env-upstream test-torch $(TORCHES)
+.PHONY: demo test lint env env-demo constraints docs release test-upstream env-upstream test-torch $(TORCHES)
 
 demo: env-demo
 	$(BIN)/python tools/demo.py
@@ -92,6 +93,21 @@ docs: .venv-docs/.ready
 .venv-docs/.ready: requirements/docs.txt
 	$(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/python -m pip install --quiet --requirement requirements/docs.txt
+	@touch $@
+
+# One wheel for every Python and PyTorch, which the build does not see; auditwheel names it after the systems that it
+# runs on, and fails if the loops ask for more. Nothing is put into it: the OpenMP is PyTorch's.
+release: .venv-release/.ready
+	rm -rf .venv-release/dist dist
+	.venv-release/bin/python -m build --outdir .venv-release/dist
+	PATH="$(CURDIR)/.venv-release/bin:$$PATH" auditwheel repair --plat manylinux2014_$$(uname -m) --wheel-dir dist \
+	  .venv-release/dist/*.whl
+	cp .venv-release/dist/*.tar.gz dist
+	.venv-release/bin/twine check --strict dist/*
+
+.venv-release/.ready: requirements/release.txt
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet --requirement requirements/release.txt
 	@touch $@
 
 test-upstream: env-upstream

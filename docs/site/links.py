@@ -17,6 +17,8 @@ PAGES = {
 }
 LINK = re.compile(r'(?P<text>\[[^\[\]]*\])\((?!https?://|#)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)')
 MATH = re.compile(r'<(span|div) class="arithmatex">\\(?P<kind>[(\[])(?P<tex>.*?)\\[)\]]</\1>', re.DOTALL)
+# An option in running text, which browsers would break after its hyphens.
+OPTION = re.compile(r'<code>(?=--[\w-]+</code>)')
 
 
 def on_files(files, config):
@@ -56,13 +58,13 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_page_content(html, page, config, files):
-    """Formulas as MathML, which browsers draw by themselves."""
+    """Formulas as MathML, which browsers draw by themselves; options in one piece."""
 
     def draw(match):
         tex = match['tex'].replace('&amp;', '&').replace('&lt;', '<').replace('&gt;', '>')
         return convert(tex, display='block' if match['kind'] == '[' else 'inline')
 
-    return MATH.sub(draw, html)
+    return OPTION.sub('<code class="option">', MATH.sub(draw, html))
 
 
 def _folder_page(folder: str) -> str:

@@ -84,7 +84,7 @@ class Step:
 
 PRETRAINING = Step('classification', 'resnet18_en_digits.py', 'imagenet', 'accuracy/top1', 'accuracy')
 TASKS = (
-    Step('segmentation', 'deeplab_en_r18_digits.py', 'ade/ADEChallengeData2016', 'mIoU', 'mIoU'),
+    Step('segmentation', 'deeplab_en_r18_pretrained_digits.py', 'ade/ADEChallengeData2016', 'mIoU', 'mIoU'),
     Step(
         'detection', 'faster_rcnn_en_r18_fpn_digits.py', 'coco', 'coco/bbox_mAP', 'box AP', 100,
         'annotations/instances_val2017.json',

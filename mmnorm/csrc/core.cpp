@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <optional>
 #include <type_traits>
 
@@ -32,14 +33,15 @@ namespace {
 
 // That of the first processor; 32 MiB where the system does not say. (sysconf gives the sum of all caches on some.)
 int64_t last_cache_bytes() {
-  long kibibytes = 0;
+  int64_t kibibytes = 0;
   if (std::FILE* file = std::fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "r")) {
-    if (std::fscanf(file, "%ld", &kibibytes) != 1) {
-      kibibytes = 0;
+    // "32768K". By hand: a new glibc has a new fscanf, without which the library would not load on older systems.
+    for (int c = std::fgetc(file); c >= '0' && c <= '9' && kibibytes < 1 << 30; c = std::fgetc(file)) {
+      kibibytes = 10 * kibibytes + (c - '0');
     }
     std::fclose(file);
   }
-  return static_cast<int64_t>(kibibytes > 0 ? kibibytes : 32 << 10) << 10;
+  return (kibibytes > 0 ? kibibytes : 32 << 10) << 10;
 }
 
 // Of the processor's last cache.
@@ -113,6 +115,13 @@ void for_rows(const Shape& shape, const F& f) {
   parallel_for(shape.samples * shape.length, grain, Part(part));
 }
 
+// Numbers without values, to be deleted as an array. new T[size] would check the size by a function that the libstdc++ of
+// manylinux2014 does not have.
+template <typename T>
+T* new_numbers(int64_t size) {
+  return static_cast<T*>(::operator new[](static_cast<size_t>(size) * sizeof(T)));
+}
+
 // Two sums of each plane of a channels_last tensor, in double, of some pieces of each sample: (N, pieces, 2, C).
 class Pieces {
  public:
@@ -121,7 +130,8 @@ class Pieces {
   Pieces(const Shape& shape, const F& f)
       : pieces_(pieces_of(shape)),
         width_(2 * shape.channels),
-        sums_(new double[static_cast<size_t>(shape.samples * pieces_ * width_)]()) {
+        sums_(new_numbers<double>(shape.samples * pieces_ * width_)) {
+    std::fill_n(sums_.get(), shape.samples * pieces_ * width_, 0.0);
     const int64_t grain = std::max<int64_t>(1, kGrain / (shape.channels * ((shape.length + pieces_ - 1) / pieces_)));
     const auto part = [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
@@ -165,7 +175,7 @@ void sum_pieces(const Shape& shape, A* first, A* second, const F& f) {
 template <typename A>
 class Array {
  public:
-  explicit Array(int64_t size) : data_(new A[static_cast<size_t>(size)]) {}
+  explicit Array(int64_t size) : data_(new_numbers<A>(size)) {}
   A* data() const { return data_.get(); }
 
  private:

@@ -1,5 +1,6 @@
 """``mmnorm::...``: in commands, as a base of other configs, and what is said of names that there are none of."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,14 @@ def test_every_config_of_the_repository_has_a_name():
     assert {f'mmnorm::{file}' for file in files if not file.startswith('_base_/')} == set(config_names())
     for name in config_names():
         assert config_path(name).is_file()
+
+
+def test_openmim_finds_each_by_its_file_name():
+    """It looks for that in the whole package, and takes no folder with it."""
+    folders = ('configs', 'mmnorm', 'tools')
+    files = {path for folder in folders for path in (ROOT / folder).rglob('*.py') if '.mim' not in path.parts}
+    times = Counter(path.name for path in files)
+    assert [name for name in config_names() if times[name.rpartition('/')[2].removeprefix('mmnorm::')] != 1] == []
 
 
 def test_the_built_package_comes_before_what_lies_beside_it(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """What wheel and source distribution hold, configs, tools, sources and loops, and what the build says."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -135,6 +136,21 @@ def test_a_wheel_that_is_built_without_pytorch_has_the_loops_for_any(source, tmp
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
     done = subprocess.run([sys.executable, '-S', '-c', code], cwd=tmp_path, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.skipif(sys.platform != 'linux' or portable.load() is None, reason='mmnorm/_loops.so is not compiled')
+def test_the_loops_load_where_manylinux2014_does():
+    """Or auditwheel gives the wheel a newer tag. What an OpenMP would bring is not linked at all: PyTorch has one."""
+    content = portable.LIBRARY.read_bytes()
+    newest = {}
+    for name, version in re.findall(rb'\0(GLIBC|GLIBCXX|CXXABI|GCC)_([0-9.]+)(?=\0)', content):
+        numbers = tuple(map(int, version.split(b'.')))
+        newest[name.decode()] = max(newest.get(name.decode(), ()), numbers)
+    allowed = {'GLIBC': (2, 17), 'GLIBCXX': (3, 4, 19), 'CXXABI': (1, 3, 7), 'GCC': (4, 8, 0)}
+    assert 'GLIBC' in newest
+    assert {name: version for name, version in newest.items() if version > allowed[name]} == {}
+    libraries = {name.decode() for name in re.findall(rb'\0(lib[\w+-]+)\.so[.\d]*(?=\0)', content)}
+    assert libraries <= {'libc', 'libm', 'libstdc++', 'libgcc_s', 'libpthread'}
 
 
 def test_the_built_package_reads_its_own_configs(built, tmp_path):
