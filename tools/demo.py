@@ -86,7 +86,7 @@ def draw_predictions(out: Path, data_root: Path, picture: Path, scenes: int = 5)
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=Path, default=Path('work_dirs/demo'), help='where everything goes')
-    parser.add_argument('--scenes', type=int, default=4800, help='number of training scenes')
+    parser.add_argument('--scenes', type=int, default=3000, help='number of training scenes')
     parser.add_argument('--iterations', type=int, help='train shorter or longer than the configs say')
     return parser.parse_args()
 
@@ -98,7 +98,7 @@ def main() -> None:
     # The configs read data/digits from the current folder; the demo works from any.
     run_step(
         out / 'make_digits.txt', 'digits', 'ade20k', '--out', out / 'digits', '--size', 64, 64,
-        '--train', args.scenes, '--val', max(args.scenes // 48, 5),
+        '--train', args.scenes, '--val', max(args.scenes // 30, 5),
     )  # fmt: skip
     data_root = out / 'digits/ade/ADEChallengeData2016'
     loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -119,7 +119,7 @@ def main() -> None:
     print(f'\n{"norm":6}{"training":>12}{"mIoU, one scale":>20}{"mIoU, several scales":>24}')
     for norm, result in results.items():
         print(f'{norm:6}{result["seconds"]:10.0f} s{result["single"]:20.2f}{result["multi"]:24.2f}')
-    print(f'\nmIoU in percent over 11 classes, the same iterations and batches of 16 for both. Pictures: {picture}')
+    print(f'\nmIoU in percent over 11 classes, the same iterations and batches of 2 for both. Pictures: {picture}')
 
 
 if __name__ == '__main__':

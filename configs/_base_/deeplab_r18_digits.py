@@ -1,5 +1,5 @@
 # A small DeepLab on the built-in digits scenes (tools/make_digits.py ade20k): ResNet-18 with atrous rate 2
-# in the last block (output stride 16), 64x64 images, 16 a batch, 11 classes. It trains in minutes on a CPU.
+# in the last block (output stride 16), 64x64 images, 2 a batch, 11 classes. It trains in minutes on a CPU.
 _base_ = ['mmseg::_base_/models/deeplabv3_r50-d8.py', 'mmseg::_base_/default_runtime.py']
 custom_imports = dict(imports=['mmnorm'])
 
@@ -38,7 +38,7 @@ dataset = dict(
     type='BaseSegDataset', metainfo=metainfo, data_root='data/digits/ade/ADEChallengeData2016',
     img_suffix='.jpg', seg_map_suffix='.png', reduce_zero_label=True)
 train_dataloader = dict(
-    batch_size=16, num_workers=1, persistent_workers=True, sampler=dict(type='InfiniteSampler', shuffle=True),
+    batch_size=2, num_workers=1, persistent_workers=True, sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
                  pipeline=train_pipeline, **dataset))
 val_dataloader = dict(
@@ -49,9 +49,10 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
-max_iters = 650
+max_iters = 1400
 optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='SGD', lr=0.03, momentum=0.9, weight_decay=1e-4))
+    # SGD, at 0.01, 0.04 and 0.08, came to 48 mIoU at most where AdamW came to 64.
+    type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.001, weight_decay=1e-4))
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

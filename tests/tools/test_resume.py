@@ -96,8 +96,9 @@ def train(digits, tmp_path, monkeypatch):
 
 def load(path):
     checkpoint = torch.load(path, weights_only=False)
-    momenta = {f'momentum {i}': s['momentum_buffer'] for i, s in checkpoint['optimizer']['state'].items()}
-    return checkpoint['meta'], {**checkpoint['state_dict'], **momenta}
+    states = checkpoint['optimizer']['state'].items()
+    moments = {f'{name} {i}': tensor for i, state in states for name, tensor in state.items()}
+    return checkpoint['meta'], {**checkpoint['state_dict'], **moments}
 
 
 def test_killed_and_resumed(train, tmp_path):
