@@ -14,6 +14,7 @@ import shutil
 import sys
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from subprocess import CalledProcessError
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
@@ -160,7 +161,11 @@ class BuildLoops(BUILD_EXT):
             return [name for source in sources for name in objects[source]]
 
         self.compiler.compile = compile_all
-        super().build_extensions()
+        try:
+            super().build_extensions()
+        except CalledProcessError as error:
+            # Earlier versions of PyTorch ask `which` for the compiler before anything is compiled.
+            self.missing.update({ext.name: str(error) for ext in self.extensions})
 
     def build_extension(self, ext: Extension) -> None:
         try:

@@ -14,6 +14,4 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=max_iters // 10),
     dict(type='LinearLR', start_factor=1.0, end_factor=0.0, by_epoch=False, begin=max_iters // 10, end=max_iters),
 ]
-# A tenth of a step of 2 images on a CPU; PyTorch 2.4 and later.
-optim_wrapper = dict(optimizer=dict(fused=True))
 default_hooks = dict(checkpoint=dict(interval=max_iters))

@@ -127,14 +127,16 @@ class _Fused:
     """Mixin before a module's class, whose forward it replaces."""
 
     _recipe: '_Recipe'
+    _inputs: int
+    _checkpoints: bool
     with_cp: bool
     _fused_forward: Callable
 
     def forward(self, *args, **kwargs):
-        if kwargs or len(args) != self._recipe.inputs:
+        if kwargs or len(args) != self._inputs:
             # The graph is that of the defaults.
             return super().forward(*args, **kwargs)  # type: ignore[misc]  # of the class that this stands before
-        if self._recipe.checkpoints and self.with_cp and any(getattr(arg, 'requires_grad', False) for arg in args):
+        if self._checkpoints and self.with_cp and any(getattr(arg, 'requires_grad', False) for arg in args):
             return checkpoint(self._fused_forward, *args, use_reentrant=False)
         return self._fused_forward(*args)
 
@@ -163,6 +165,9 @@ class _Recipe(NamedTuple):
             __doc__=self.base.__doc__,
             _fused_forward=namespace['forward'],
             _recipe=self,
+            # By themselves: the compiler of 2.1 does not look into the recipe.
+            _inputs=self.inputs,
+            _checkpoints=self.checkpoints,
         )
         metaclass: Any = type(self.base)
         return metaclass(self.base.__name__, (_Fused, self.base), body)

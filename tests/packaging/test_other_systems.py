@@ -21,11 +21,15 @@ from mmnorm.files import write_atomically
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([ROOT / 'mmnorm_command.py', *(ROOT / 'mmnorm').rglob('*.py'), *(ROOT / 'tools').rglob('*.py')])
 
-# Of what only Linux or POSIX has, all that can be taken from a running Python. PyTorch comes first: it is built for
-# each system, and does without by itself.
+# Of what only Linux or POSIX has, all that can be taken from a running Python. PyTorch comes first, and platformdirs
+# where it is installed: they are built for, or ask for, each system, and do without by themselves.
 ELSEWHERE = """
 import io, os, signal, sys, warnings
 import torch
+try:
+    import platformdirs
+except ImportError:
+    pass
 for name in ('fork', 'forkpty', 'sched_getaffinity', 'getuid', 'geteuid', 'uname'):
     delattr(os, name)
 for name in ('SIGPIPE', 'SIGKILL', 'SIGHUP'):
