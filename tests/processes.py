@@ -1,6 +1,9 @@
-"""Several processes of one gloo group on this machine, with a limit on time: who waits for nobody is ended."""
+"""Processes that need not import everything again: several of one gloo group, with a limit on time; scripts."""
 
 import multiprocessing
+import os
+import runpy
+import sys
 import tempfile
 import time
 from datetime import timedelta
@@ -12,8 +15,10 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-# Autograd does not survive a fork, and each spawned process would import everything again.
-multiprocessing.set_forkserver_preload(['mmnorm', 'mmengine.runner'])
+# Autograd does not survive a fork, and each spawned process would import everything again. What is missing is left out.
+multiprocessing.set_forkserver_preload(
+    ['mmnorm', 'mmengine.runner', 'mmcv.ops', 'mmseg.apis', 'mmdet.apis', 'mmpretrain.apis', 'matplotlib.pyplot']
+)
 
 
 def run_processes(function, world_size, *args, seconds=180):
@@ -37,6 +42,37 @@ def run_processes(function, world_size, *args, seconds=180):
                 process.kill()
                 process.join()
         return [torch.load(Path(folder) / f'{rank}.pt', weights_only=False) for rank in range(world_size)]
+
+
+def run_script(script, arguments, folder, environment):
+    """Run a script as ``python SCRIPT ARGUMENTS`` would in ``folder``, where everything is imported already.
+
+    Returns:
+        Its exit status, and all that it wrote.
+    """
+    with tempfile.TemporaryDirectory() as out:
+        log = Path(out) / 'log.txt'
+        process = multiprocessing.get_context('forkserver').Process(
+            target=_script, args=(script, [str(argument) for argument in arguments], folder, environment, log)
+        )
+        process.start()
+        process.join()
+        return process.exitcode, log.read_text(encoding='utf-8')
+
+
+def _script(script, arguments, folder, environment, log):
+    with log.open('w', encoding='utf-8') as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    os.environ.clear()
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    sys.argv = [script, *arguments]
+    # Not what pytest has put there.
+    tests = str(Path(__file__).parent)
+    sys.path[:] = [str(Path(script).parent), *(path for path in sys.path if not path.startswith(tests))]
+    runpy.run_path(script, run_name='__main__')
 
 
 def why_no_fsdp():

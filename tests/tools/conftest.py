@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 import pytest
+from processes import run_script
 
 from mmnorm.errors import run as run_main
 
@@ -23,22 +25,20 @@ def digits(tmp_path_factory):
 
 @pytest.fixture
 def tool():
-    """Run a script of tools/ as a user would; returns the finished process, its output in one text."""
+    """Run a script of tools/ in a process of its own; returns its output in one text."""
 
     def run(name, *arguments, status=0):
-        command = [f'tools/{name}'] if name.endswith('.sh') else [sys.executable, f'tools/{name}']
-        path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
-        done = subprocess.run(
-            [*command, *map(str, arguments)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            env={**os.environ, 'PATH': path},
-        )
-        assert done.returncode == status, done.stdout[-4000:]
-        return done.stdout
+        environment = {**os.environ, 'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'}
+        if name.endswith('.sh'):
+            command = [f'tools/{name}', *map(str, arguments)]
+            done = subprocess.run(
+                command, cwd=ROOT, stdout=PIPE, stderr=STDOUT, text=True, check=False, env=environment
+            )
+            found, output = done.returncode, done.stdout
+        else:
+            found, output = run_script(f'{ROOT}/tools/{name}', arguments, ROOT, environment)
+        assert found == status, output[-4000:]
+        return output
 
     return run
 
