@@ -41,7 +41,8 @@ def normalize(
     y = implementation.affine(x, mean, scale, shift, state, plan)
     if residual is not None and plan.residual is None:
         y = y + residual
-    return y if activation is None or plan.activation is not None else activation(y)
+    # By its name: the compiler of 2.1 does not call a NamedTuple.
+    return y if activation is None or plan.activation is not None else activation.__call__(y)
 
 
 def _plan(implementation: backend.Backend, x: Tensor, activation: Activation | None, residual: Tensor | None) -> Fused:
