@@ -118,7 +118,7 @@ void for_rows(const Shape& shape, const F& f) {
 // Numbers without values, to be deleted as an array. new T[size] would check the size by a function that the libstdc++ of
 // manylinux2014 does not have.
 template <typename T>
-T* new_numbers(int64_t size) {
+T* new_array(int64_t size) {
   return static_cast<T*>(::operator new[](static_cast<size_t>(size) * sizeof(T)));
 }
 
@@ -130,7 +130,7 @@ class Pieces {
   Pieces(const Shape& shape, const F& f)
       : pieces_(pieces_of(shape)),
         width_(2 * shape.channels),
-        sums_(new_numbers<double>(shape.samples * pieces_ * width_)) {
+        sums_(new_array<double>(shape.samples * pieces_ * width_)) {
     std::fill_n(sums_.get(), shape.samples * pieces_ * width_, 0.0);
     const int64_t grain = std::max<int64_t>(1, kGrain / (shape.channels * ((shape.length + pieces_ - 1) / pieces_)));
     const auto part = [&](int64_t begin, int64_t end) {
@@ -175,7 +175,7 @@ void sum_pieces(const Shape& shape, A* first, A* second, const F& f) {
 template <typename A>
 class Array {
  public:
-  explicit Array(int64_t size) : data_(new_numbers<A>(size)) {}
+  explicit Array(int64_t size) : data_(new_array<A>(size)) {}
   A* data() const { return data_.get(); }
 
  private:

@@ -20,6 +20,7 @@ inline at::Tensor new_zeros(at::IntArrayRef sizes, at::ScalarType dtype) {
   return t;
 }
 
+// Of the shape and type, but contiguous.
 inline at::Tensor new_like(const at::Tensor& t) { return new_numbers(t.sizes(), t.scalar_type()); }
 
 // Of a shape, without memory of its own.

@@ -17,4 +17,6 @@ using Optional = c10::optional<T>;
 
 using OptionalTensor = Optional<at::Tensor>;
 
+inline at::Tensor or_undefined(const OptionalTensor& t) { return t.has_value() ? *t : at::Tensor(); }
+
 }  // namespace mmnorm

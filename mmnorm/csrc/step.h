@@ -52,6 +52,4 @@ class Step : public c10::intrusive_ptr_target {
 // The step, recorded.
 variable_list run(const c10::intrusive_ptr<Step>& step, const variable_list& inputs);
 
-inline at::Tensor or_undefined(const OptionalTensor& t) { return t.has_value() ? *t : at::Tensor(); }
-
 }  // namespace mmnorm

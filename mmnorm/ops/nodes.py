@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .activation import NO_ACTIVATION, Activation, slope_of
+from .activation import Activation, slope_of
 from .again import differentiate_again
 from .compat import is_autocast_enabled
 from .passes import native, reference
@@ -74,7 +74,7 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, state: tuple, 
 def native_moments(x: Tensor, fused: Fused) -> tuple[Tensor, Tensor, list[Tensor]]:
     """:func:`moments` with the native passes, as a node in C++."""
     # After a sum it is the gradient of the activation's input that comes back.
-    negative_slope = slope_of(fused.activation) if fused.residual is None else NO_ACTIVATION
+    negative_slope = slope_of(fused.activation if fused.residual is None else None)
     mean, var, *stand_ins = native.compiled().moments_node(x, negative_slope, _moments_again)
     return mean, var, stand_ins
 

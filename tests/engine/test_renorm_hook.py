@@ -1,36 +1,18 @@
 """RenormHook: BN first, then bounds that grow with the iterations, through an interruption too."""
 
+import norm_runner
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from norm_runner import NormModel
 from torch import nn
-from torch.utils.data import Dataset
 
 import mmnorm
 
 SCHEDULE = dict(begin=2, r_end=8, d_end=6)
 # r_max and d_max of each iteration, of 3 and 5 at the end.
 BOUNDS = [(1, 0), (1, 0), (1, 0), (4 / 3, 1.25), (5 / 3, 2.5), (2, 3.75), (7 / 3, 5), (8 / 3, 5), (3, 5), (3, 5)]
-
-
-class Points(Dataset):
-    def __len__(self):
-        return 6
-
-    def __getitem__(self, index):
-        return dict(inputs=torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(index)) * (index + 1) + index)
-
-
-class Model(BaseModel):
-    def __init__(self, norm=mmnorm.BatchRenorm2d):
-        super().__init__()
-        self.norm = norm(3)
-
-    def forward(self, inputs, mode='tensor'):
-        return dict(loss=(self.norm(torch.stack(list(inputs))) - 1).square().mean())
 
 
 class Seen(Hook):
@@ -50,28 +32,17 @@ class Seen(Hook):
             self.bounds[runner.iter] = norm.r_max.item(), norm.d_max.item()
 
 
-def train(work_dir, model=None, iterations=10, resume=False, stop=None):
+def train(work_dir, norm=mmnorm.BatchRenorm2d, iterations=10, resume=False, stop=None):
     seen = Seen(stop)
-    runner = Runner(
-        model=model or Model(),
-        work_dir=str(work_dir),
-        train_dataloader=dict(batch_size=2, sampler=dict(type='InfiniteSampler', shuffle=False), dataset=Points()),
-        train_cfg=dict(type='IterBasedTrainLoop', max_iters=iterations),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05)),
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=6, by_epoch=False), logger=None),
-        custom_hooks=[dict(type='RenormHook', **SCHEDULE), seen],
-        experiment_name=work_dir.name,
-        resume=resume,
-        log_level='WARNING',
-    )
-    runner.train()
+    hooks = [dict(type='RenormHook', **SCHEDULE), seen]
+    runner = norm_runner.train(work_dir, NormModel(norm), iterations, hooks, save_every=6, resume=resume)
     return runner.model, seen
 
 
 def test_from_bn_to_the_bounds(tmp_path):
     _, seen = train(tmp_path / 'brn')
     assert list(seen.bounds.values()) == [pytest.approx(bounds) for bounds in BOUNDS]
-    _, bn = train(tmp_path / 'bn', Model(nn.BatchNorm2d))
+    _, bn = train(tmp_path / 'bn', nn.BatchNorm2d)
     for iteration in range(3):
         torch.testing.assert_close(seen.weights[iteration], bn.weights[iteration])
     assert not torch.allclose(seen.weights[9], bn.weights[9])
@@ -90,7 +61,7 @@ def test_goes_on_where_it_was(tmp_path):
 
 
 def test_without_such_layers(tmp_path):
-    train(tmp_path, Model(nn.BatchNorm2d), iterations=1)
+    train(tmp_path, nn.BatchNorm2d, iterations=1)
     assert 'the model has no BRN layer' in next(tmp_path.glob('*/*.log')).read_text()
 
 

@@ -2,35 +2,17 @@
 
 import math
 
+import norm_runner
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
-from torch.utils.data import Dataset
+from norm_runner import NormModel
 
 import mmnorm
 from mmnorm.analysis.history import read_history
 
 CIRCUMRADIUS = math.sqrt(2 / 3)
-
-
-class Points(Dataset):
-    def __len__(self):
-        return 4
-
-    def __getitem__(self, index):
-        return dict(inputs=torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(index)) * (index + 1))
-
-
-class Model(BaseModel):
-    def __init__(self, norm=mmnorm.SparseSwitchableNorm2d):
-        super().__init__()
-        self.norm = norm(3)
-
-    def forward(self, inputs, mode='tensor'):
-        return dict(loss=(self.norm(torch.stack(list(inputs))) - 1).square().mean())
 
 
 class Radii(Hook):
@@ -46,20 +28,8 @@ def train(work_dir, iterations, model=None, resume=False, interrupt=None, **sche
     hooks = [dict(type='SparsityHook', **schedule), dict(type='NormRatioHook', interval=1), radii]
     if interrupt is not None:
         hooks.append(interrupt)
-    runner = Runner(
-        model=model or Model(),
-        work_dir=str(work_dir),
-        train_dataloader=dict(batch_size=2, sampler=dict(type='InfiniteSampler', shuffle=False), dataset=Points()),
-        train_cfg=dict(type='IterBasedTrainLoop', max_iters=iterations),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05)),
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=4, by_epoch=False), logger=None),
-        custom_hooks=hooks,
-        visualizer=dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')], name=work_dir.name),
-        experiment_name=work_dir.name,
-        resume=resume,
-        log_level='WARNING',
-    )
-    runner.train()
+    model = model or NormModel(mmnorm.SparseSwitchableNorm2d)
+    runner = norm_runner.train(work_dir, model, iterations, hooks, save_every=4, resume=resume)
     return runner, radii.seen
 
 
@@ -85,7 +55,7 @@ class Interrupt(Hook):
 
 
 def test_goes_on_where_it_was(tmp_path):
-    whole, _ = train(tmp_path / 'whole', 8, Model())
+    whole, _ = train(tmp_path / 'whole', 8)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / 'parts', 8, interrupt=Interrupt())
     parts, radii = train(tmp_path / 'parts', 8, resume=True)
@@ -94,7 +64,7 @@ def test_goes_on_where_it_was(tmp_path):
 
 
 def test_without_such_layers(tmp_path):
-    model = Model(mmnorm.SwitchableNorm2d)
+    model = NormModel(mmnorm.SwitchableNorm2d)
     model.norm.radius = torch.zeros(())  # for Radii
     train(tmp_path, 1, model)
     assert 'the model has no SSN layer' in next(tmp_path.glob('*/*.log')).read_text()

@@ -12,6 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from ..activation import NO_ACTIVATION
 from . import portable
 
 # Of the compiled functions as they are called here; to be raised with every change.
@@ -70,14 +71,14 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """See :func:`.reference.affine`."""
-    return compiled().affine(x, mean, scale, shift, 1)
+    return compiled().affine(x, mean, scale, shift, NO_ACTIVATION)
 
 
 def plane_sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """See :func:`.reference.plane_sums`."""
-    return compiled().plane_sums(dy, x, mean, mean, mean, 1)
+    return compiled().plane_sums(dy, x, mean, mean, mean, NO_ACTIVATION)
 
 
 def input_gradient(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     """See :func:`.reference.input_gradient`."""
-    return compiled().input_gradient(dy, x, mean, scale, scale, slope, offset, 1, 1, 1)
+    return compiled().input_gradient(dy, x, mean, scale, scale, slope, offset, 1, 1, NO_ACTIVATION)
