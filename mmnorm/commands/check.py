@@ -1,7 +1,7 @@
 """Build every config of the installed mmseg, mmdet and mmpretrain as it is, then with SN, EN and ILM (as --norm does).
 
 Prints what fails and why, and a table. Nothing is downloaded: pretrained weights are left out, and parameters have no
-data. Exit status 1 if a config with BatchNorm builds as it is and not with one of the three.
+data. Exit status 1 if a config with BatchNorm builds as it is and not with one of the three, or if --fuse breaks one.
 """
 
 import argparse
@@ -12,13 +12,13 @@ import multiprocessing
 import os
 import sys
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # Before anything asks for it: text models would look for their vocabularies on the net.
 os.environ.update(HF_HUB_OFFLINE='1', TRANSFORMERS_OFFLINE='1')
@@ -32,6 +32,7 @@ from torch.overrides import TorchFunctionMode
 from ..cli import checks, launch
 from ..convert import sources
 from ..convert.configs import set_norm
+from ..convert.fusion import FusionReport, fuse, unfuse
 from ..errors import UsageError
 from ..registry import NORMS, name_in_config
 
@@ -49,6 +50,8 @@ class Result:
         num_bn: Number of BatchNorms in the model.
         failed: Why it does not build with a learned norm, by norm.
         left: Reasons for which BatchNorms stayed, with the number of layers.
+        fused: Of the learned norms, how many do what follows them, and how many there are; with ``--fuse``.
+        unfused: Reasons for which learned norms stay alone, with the number of layers.
     """
 
     config: str
@@ -56,6 +59,20 @@ class Result:
     num_bn: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
+    fused: tuple[int, int] = (0, 0)
+    unfused: dict[str, int] = field(default_factory=dict)
+
+
+class Ways(NamedTuple):
+    """How a learned norm gets into a model.
+
+    Attributes:
+        swap_type: The type in the norm_cfgs that are written is swapped, instead of ``--norm``.
+        fuse: What follows the norms is fused into them.
+    """
+
+    swap_type: bool = False
+    fuse: bool = False
 
 
 class NoData(TorchFunctionMode):
@@ -118,7 +135,7 @@ def say(error: Exception) -> str:
     return f'{type(error).__name__}: {text[:300]}'
 
 
-def try_config(path: str, name: str, swap: bool, known: dict) -> Result:
+def try_config(path: str, name: str, ways: Ways, known: dict) -> Result:
     """Build one config in all ways; ``known`` holds the results of models seen before."""
     try:
         cfg = Config.fromfile(path)
@@ -132,11 +149,11 @@ def try_config(path: str, name: str, swap: bool, known: dict) -> Result:
     cfg.model = without_weights(cfg.model)
     key = repr(cfg.model)
     if key not in known:
-        known[key] = try_model(cfg, swap)
+        known[key] = try_model(cfg, ways)
     return Result(name, **known[key])
 
 
-def try_model(cfg: Config, swap: bool) -> dict:
+def try_model(cfg: Config, ways: Ways) -> dict:
     found: dict[str, Any] = dict(error=None, num_bn=0, failed={}, left=defaultdict(int))
     try:
         obstacles = batch_norms(build(cfg.model))
@@ -147,7 +164,7 @@ def try_model(cfg: Config, swap: bool) -> dict:
         found['error'] = say(error)
     for norm in NORMS:
         changed = Config(dict(model=cfg.model))
-        if swap:
+        if ways.swap_type:
             changed.model = swap_types(cfg.model, norm)
         else:
             set_norm(changed, dict(type=norm))
@@ -156,26 +173,50 @@ def try_model(cfg: Config, swap: bool) -> dict:
         except Exception as error:
             found['failed'][norm] = say(error)
             continue
-        if swap:
+        if ways.swap_type:
             continue
         for layer, obstacle in batch_norms(model).items():
             if obstacle is None:
                 found['failed'][norm] = f'{layer} was not replaced'
             elif norm == next(iter(NORMS)):
                 found['left'][obstacle] += 1
+        if ways.fuse and norm not in found['failed']:
+            try:
+                report = fuse_and_undo(model)
+            except Exception as error:
+                found['failed'][norm] = f'--fuse: {say(error)}'
+                continue
+            found['fused'] = len(report.fused), len(report.fused) + len(report.unfused)
+            found['unfused'] = dict(Counter(report.unfused.values()))
     found['left'] = dict(found['left'])
     return found
 
 
-def try_folder(job: tuple[str, list[tuple[str, str]], bool]) -> list[Result]:
+def fuse_and_undo(model: torch.nn.Module) -> FusionReport:
+    """Fuse a model, and undo that.
+
+    Raises:
+        RuntimeError: If its state dict has other names then, or its modules are not what they were.
+    """
+    names, classes = list(model.state_dict()), [type(module) for module in model.modules()]
+    report = fuse(model)
+    if list(model.state_dict()) != names:
+        raise RuntimeError('the names in the state dict have changed')
+    unfuse(model)
+    if [type(module) for module in model.modules()] != classes:
+        raise RuntimeError('unfuse does not bring the modules back')
+    return report
+
+
+def try_folder(job: tuple[str, list[tuple[str, str]], Ways]) -> list[Result]:
     """The configs of one folder: many of them differ in their data only."""
-    codebase, configs, swap = job
+    codebase, configs, ways = job
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
     MMLogger.get_instance('sweep', logger_name='sweep', log_level='CRITICAL')
     importlib.import_module(codebase)
     known: dict[str, dict] = {}
-    return [try_config(path, name, swap, known) for path, name in configs]
+    return [try_config(path, name, ways, known) for path, name in configs]
 
 
 def config_folder(codebase: str) -> Path:
@@ -193,7 +234,7 @@ def config_folder(codebase: str) -> Path:
     raise UsageError(f'{package} has no configs; expected them in {package / ".mim/configs"}')
 
 
-def find_jobs(codebases: list[str], pattern: str, swap: bool) -> Iterator[tuple]:
+def find_jobs(codebases: list[str], pattern: str, ways: Ways) -> Iterator[tuple]:
     for codebase in codebases:
         root = config_folder(codebase)
         folders = defaultdict(list)
@@ -202,7 +243,7 @@ def find_jobs(codebases: list[str], pattern: str, swap: bool) -> Iterator[tuple]
             if '_base_' not in path.parts and fnmatch.fnmatch(name, f'*{pattern}*'):
                 folders[path.parent].append((str(path), name))
         for configs in folders.values():
-            yield codebase, configs, swap
+            yield codebase, configs, ways
 
 
 def report(results: list[Result], write) -> bool:
@@ -228,6 +269,11 @@ def report(results: list[Result], write) -> bool:
     grouped('Not built as they are, but with all of ours:', [(e, r.config) for e, r in unbuilt if not r.failed])
     left = [(reason, f'{r.config}: {n} layers') for r in results for reason, n in r.left.items()]
     grouped('BatchNorms that stay:', left)
+    alone = [(reason, f'{r.config}: {n} layers') for r in results for reason, n in r.unfused.items()]
+    grouped('Learned norms that stay alone with --fuse:', alone)
+    fused, norms = (sum(counts) for counts in zip(*(r.fused for r in results), strict=True))
+    if norms:
+        write(f'\n{fused} of {norms} learned norms do what follows them')
 
     header = ('codebase', 'configs', 'no model', 'not built', 'built', 'have BN', *NORMS)
     write('\n' + ''.join(f'{title:>12}' for title in header))
@@ -251,13 +297,18 @@ def main() -> None:
     parser.add_argument(
         '--swap-type', action='store_true', help='swap the type in the norm_cfgs that are written, instead of --norm'
     )
+    parser.add_argument(
+        '--fuse', action='store_true', help='fuse what follows the learned norms, too, and say which of them stay alone'
+    )
     args = parser.parse_args()
+    if args.swap_type and args.fuse:
+        raise UsageError('--fuse goes with --norm, which is the default here; leave out --swap-type')
     unknown = [name for name in args.codebases if name not in launch.SCOPES]
     if unknown:
         raise UsageError(f'unknown codebase {", ".join(unknown)}; expected {", ".join(launch.SCOPES)}')
     if args.jobs < 1:
         raise UsageError(f'--jobs expects a positive number, got {args.jobs}')
-    jobs = list(find_jobs(args.codebases or list(launch.SCOPES), args.filter, args.swap_type))
+    jobs = list(find_jobs(args.codebases or list(launch.SCOPES), args.filter, Ways(args.swap_type, args.fuse)))
     if not jobs:
         raise UsageError(f'--filter: no config has {args.filter!r} in its path')
 

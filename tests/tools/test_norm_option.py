@@ -171,6 +171,7 @@ def test_sweep(tool, tmp_path):
         (['--filter', 'nothing-like-this'], "no config has 'nothing-like-this' in its path"),
         (['mmfoo'], 'unknown codebase mmfoo; expected mmseg, mmdet, mmpretrain'),
         (['--jobs', '0'], '--jobs expects a positive number, got 0'),
+        (['--fuse', '--swap-type'], '--fuse goes with --norm, which is the default here; leave out --swap-type'),
     ],
 )
 def test_sweep_refuses(arguments, message, main):
@@ -179,10 +180,32 @@ def test_sweep_refuses(arguments, message, main):
     assert str(error.value).endswith(message)
 
 
+def test_sweep_fuses(main, capsys):
+    with pytest.raises(SystemExit) as end:
+        main('sweep_configs', 'mmpretrain', '--filter', 'resnet18_8xb32_in1k', '--fuse')
+    output = capsys.readouterr().out
+    assert not end.value.code, output
+    # All but those of the shortcuts, which the sum follows as its other part.
+    assert '17 of 20 learned norms do what follows them' in output
+    assert '1 x nothing that could be part of its pass follows it in its Sequential' in output
+
+
+def test_sweep_says_what_breaks_fused():
+    class Renames(torch.nn.Sequential):
+        """Another name in the state dict once it is fused."""
+
+        def state_dict(self, *args, **kwargs):
+            state = super().state_dict(*args, **kwargs)
+            return state if type(self) is Renames else {'renamed': state.popitem()[1], **state}
+
+    with pytest.raises(RuntimeError, match='names in the state dict have changed'):
+        check.fuse_and_undo(Renames(SwitchableNorm2d(4), torch.nn.ReLU()))
+
+
 def test_sweep_says_what_fails():
     bad = dict(type='ImageClassifier', backbone=dict(type='ResNet', depth=18, norm_cfg=dict(type='BN', eps=-1)))
     launch.checks.check_codebase(Config(dict()), 'mmpretrain')
-    found = check.try_model(Config(dict(model=bad)), swap=False)
+    found = check.try_model(Config(dict(model=bad)), check.Ways())
     assert found['error'] is None
     assert found['num_bn'] == 20
     assert found['failed'].keys() == NORMS.keys()
