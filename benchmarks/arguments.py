@@ -9,6 +9,11 @@ DTYPES = {name: getattr(torch, name) for name in ('float32', 'float16', 'bfloat1
 MEMORY_FORMATS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
 
 
+def memory_format(name: str, ndim: int) -> torch.memory_format:
+    """That of a name of MEMORY_FORMATS, for tensors of so many dimensions."""
+    return torch.channels_last_3d if name == 'channels_last' and ndim == 5 else MEMORY_FORMATS[name]
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose refusals are one line."""
 

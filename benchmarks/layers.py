@@ -21,16 +21,10 @@ from shapes import SETS, Shape, expand, parse_shape
 from torch import nn
 from torch.nn import functional
 
-import mmnorm
 from mmnorm.registry import NAMES, NORMS
 from mmnorm.timing import geometric_mean, interleave
 
-OURS = {
-    'SN': mmnorm.SwitchableNorm2d,
-    'SSN': mmnorm.SparseSwitchableNorm2d,
-    'EN': mmnorm.ExemplarNorm2d,
-    'ILM': mmnorm.InstanceMetaNorm2d,
-}
+OURS = ['SN', 'SSN', 'EN', 'ILM']
 PLAIN = [f'{name}-plain' for name in OURS]
 COMPILED = [f'{name}-compiled' for name in OURS]
 # Asked for by name.
@@ -55,7 +49,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = arguments.Parser(description=__doc__)
     parser.add_argument(
         '--shapes', nargs='+', type=parse_shape, metavar='SHAPE',
-        help=f'any of {", ".join(SETS)} and NxCxHxW (default: targets on a CPU, resnet50 and deeplab on CUDA)',
+        help=f'any of {", ".join(SETS)}, NxCxHxW and NxCxDxHxW (default: targets on a CPU, else resnet50 and deeplab)',
     )  # fmt: skip
     parser.add_argument(
         '--batch', type=arguments.positive, metavar='N', help='images a batch in resnet50 (default 8), deeplab (2)'
@@ -112,22 +106,23 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def build(name: str, channels: int, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """The layer of a name of LAYERS, in training mode."""
+def build(name: str, shape: Shape, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The layer of a name of LAYERS for input of a shape, in training mode."""
+    channels, rank = shape[1], len(shape) - 2
     if name == 'BN':
-        return nn.BatchNorm2d(channels, device=device)
+        return (nn.BatchNorm3d if rank == 3 else nn.BatchNorm2d)(channels, device=device)
     if name == 'GN':
         # It takes no float32 parameters with half-precision input on CUDA.
         return nn.GroupNorm(math.gcd(32, channels), channels, device=device, dtype=dtype)
     kind, _, variant = name.partition('-')
     if not variant:
-        return NAMES[kind](channels, device=device)
-    plain = build_plain(name, channels, device)
+        return NAMES[f'{kind}{rank}d'](channels, device=device)
+    plain = build_plain(name, shape, device)
     return torch.compile(plain, dynamic=False) if variant == 'compiled' else plain
 
 
-def build_plain(name: str, channels: int, device: torch.device) -> PlainNorm:
-    return PlainNorm(OURS[name.partition('-')[0]](channels, device=device))
+def build_plain(name: str, shape: Shape, device: torch.device) -> PlainNorm:
+    return PlainNorm(NAMES[f'{name.partition("-")[0]}{len(shape) - 2}d'](shape[1], device=device))
 
 
 class Followed(nn.Module):
@@ -144,16 +139,16 @@ class Followed(nn.Module):
         return functional.relu(y, inplace=True)
 
 
-def build_followed(name: str, then: str, channels: int, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def build_followed(name: str, then: str, shape: Shape, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The layer, and what of THEN follows it, which takes x and the residuals."""
-    module = build(name, channels, device, dtype)
+    module = build(name, shape, device, dtype)
     if then == 'nothing':
         return module
     if name in NORMS:
         module.activation = 'relu'
         return module
     return (
-        torch.compile(Followed(build_plain(name, channels, device)), dynamic=False)
+        torch.compile(Followed(build_plain(name, shape, device)), dynamic=False)
         if name in COMPILED
         else Followed(module)
     )
@@ -167,11 +162,11 @@ def measure(
     if any(name in COMPILED for name in layers):
         torch._dynamo.reset()
     like = {'device': device, 'dtype': arguments.DTYPES[dtype]}
-    as_format = {'memory_format': arguments.MEMORY_FORMATS[memory_format]}
+    as_format = {'memory_format': arguments.memory_format(memory_format, len(shape))}
     x = torch.randn(shape, **like).contiguous(**as_format).requires_grad_()
     dy = torch.randn(shape, **like).contiguous(**as_format)
     copy = torch.empty_like(dy)
-    modules = {name: build_followed(name, then, shape[1], **like) for name in layers}
+    modules = {name: build_followed(name, then, shape, **like) for name in layers}
     residuals = [torch.randn_like(x).requires_grad_()] if then == 'sum-relu' else []
 
     def forward_backward(module):

@@ -35,7 +35,12 @@ FUSED = '+fuse'
 NORM_CFGS |= {f'{norm}{FUSED}': NORM_CFGS[norm] for norm in ('SN', 'EN', 'ILM')}
 NORMS = list(NORM_CFGS)
 # Side length of the images, and images a batch on a CPU and on CUDA.
-MODELS = {'resnet50': (224, 8, 64), 'torchvision_resnet50': (224, 8, 64), 'deeplabv3_r50': (512, 2, 4)}
+MODELS = {
+    'resnet50': (224, 8, 64),
+    'torchvision_resnet50': (224, 8, 64),
+    'deeplabv3_r50': (512, 2, 4),
+    'mask_rcnn_r50': (512, 2, 4),
+}
 AMP = ('off', 'bfloat16', 'float16')
 
 
@@ -45,11 +50,11 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--norms', nargs='+', choices=NORMS, default=NORMS, help='BN always (default: all)')
     parser.add_argument(
         '--batch', type=arguments.positive, metavar='N',
-        help='images a step (default: resnet50 8 on a CPU, 64 on CUDA; deeplabv3_r50 2 and 4)',
+        help='images a step (default: resnet50 8 on a CPU, 64 on CUDA; the others 2 and 4)',
     )  # fmt: skip
     parser.add_argument(
         '--size', type=arguments.positive, metavar='PIXELS',
-        help='height and width (default: resnet50 224, deeplabv3_r50 512)',
+        help='height and width (default: resnet50 224, the others 512)',
     )  # fmt: skip
     parser.add_argument(
         '--device', type=arguments.device, default=arguments.default_device(), help='cpu or cuda (default: cuda if any)'
@@ -93,6 +98,8 @@ def import_codebase(model: str) -> None:
         import mmpretrain.models  # noqa: F401
     elif model == 'torchvision_resnet50':
         import torchvision.models  # noqa: F401
+    elif model == 'mask_rcnn_r50':
+        import mmdet.models  # noqa: F401
     else:
         import mmseg.models  # noqa: F401
 
@@ -151,10 +158,44 @@ def build_deeplabv3_r50(norm_cfg: dict, size: int, batch: int, device: torch.dev
     return MODELS.build(config), [SegDataSample(gt_sem_seg=PixelData(data=labels)) for labels in maps]
 
 
+def build_mask_rcnn_r50(norm_cfg: dict, size: int, batch: int, device: torch.device) -> tuple[nn.Module, list]:
+    """Mask R-CNN with ResNet-50 and FPN, the norm in backbone, FPN and heads, and random squares to find."""
+    from mmdet.registry import MODELS
+    from mmengine.config import Config
+
+    config = Config.fromfile(ROOT / 'configs/_base_/mask_rcnn_r50_fpn_coco.py').model
+    config.backbone.init_cfg = None
+    for part in (config.backbone, config.neck, config.roi_head.bbox_head, config.roi_head.mask_head):
+        part.norm_cfg = norm_cfg
+    return MODELS.build(config), [squares(size, device) for _ in range(batch)]
+
+
+def squares(size: int, device: torch.device, number: int = 8, classes: int = 80):
+    """A sample of mmdet with objects that are squares, of 1/8 to 3/8 of the image, each all of its mask."""
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData
+
+    sides = torch.randint(size // 8, 3 * size // 8, (number, 1))
+    corners = (torch.rand(number, 2) * (size - sides)).long()
+    boxes = torch.cat([corners, corners + sides], 1)
+    rows, columns = torch.arange(size)[:, None], torch.arange(size)
+    masks = [(rows >= y) & (rows < y2) & (columns >= x) & (columns < x2) for x, y, x2, y2 in boxes.tolist()]
+    instances = InstanceData(
+        bboxes=boxes.float().to(device),
+        labels=torch.randint(classes, (number,), device=device),
+        masks=BitmapMasks(torch.stack(masks).numpy().astype('uint8'), size, size),
+    )
+    sizes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (size, size))
+    nothing = InstanceData(bboxes=torch.zeros(0, 4, device=device), labels=torch.zeros(0, device=device))
+    return DetDataSample(metainfo=sizes, gt_instances=instances, ignored_instances=nothing)
+
+
 BUILD = {
     'resnet50': build_resnet50,
     'torchvision_resnet50': build_torchvision_resnet50,
     'deeplabv3_r50': build_deeplabv3_r50,
+    'mask_rcnn_r50': build_mask_rcnn_r50,
 }
 
 
@@ -182,7 +223,10 @@ def make_step(model: str, norm: str, options: argparse.Namespace) -> Callable[[]
         optimizer.zero_grad()
         with torch.autocast(kind, dtype=dtype, enabled=amp):
             losses = network(images, samples, mode='loss')
-            loss = sum(value.mean() for name, value in losses.items() if 'loss' in name)
+            # A value, or one for each level of a pyramid.
+            values = [value for name, value in losses.items() if 'loss' in name]
+            parts = [part for value in values for part in (value if isinstance(value, list) else [value])]
+            loss = sum(part.mean() for part in parts)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()

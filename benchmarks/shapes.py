@@ -1,6 +1,7 @@
 """The input shapes that the layers are timed at."""
 
 import argparse
+import math
 import re
 
 # Contiguous, these are the shapes that the project sets itself targets for on a CPU.
@@ -19,18 +20,19 @@ DEEPLAB = (
 )  # fmt: skip
 SETS = {'targets': None, 'small': None, 'resnet50': 8, 'deeplab': 2}
 
-Shape = tuple[int, int, int, int]
+# Of images, or of volumes with their depth before height and width.
+Shape = tuple[int, int, int, int] | tuple[int, int, int, int, int]
 
 
 def parse_shape(text: str) -> str | Shape:
-    """The name of a set, or N, C, H and W out of ``NxCxHxW``."""
+    """The name of a set, or N, C, H and W out of ``NxCxHxW``; with ``NxCxDxHxW`` the depth too."""
     if text in SETS:
         return text
-    match = re.fullmatch(r'(\d+)x(\d+)x(\d+)x(\d+)', text)
-    shape = tuple(map(int, match.groups())) if match else ()
-    if not match or min(shape) == 0:
-        raise argparse.ArgumentTypeError(f'unknown shape {text!r}; it is one of {", ".join(SETS)}, or NxCxHxW')
-    if shape[0] * shape[2] * shape[3] == 1:
+    shape = tuple(map(int, text.split('x'))) if re.fullmatch(r'\d+(x\d+){3,4}', text) else ()
+    if not shape or min(shape) == 0:
+        known = f'{", ".join(SETS)}, NxCxHxW or NxCxDxHxW'
+        raise argparse.ArgumentTypeError(f'unknown shape {text!r}; it is one of {known}')
+    if shape[0] * math.prod(shape[2:]) == 1:
         raise argparse.ArgumentTypeError(f'shape {text}: BN does not train on a single value a channel')
     return shape
 

@@ -1,7 +1,7 @@
-"""Build every config of the installed mmseg, mmdet and mmpretrain as it is, then with SN, EN and ILM (as --norm does).
+"""Build every config of the installed mmseg, mmdet and mmpretrain as it is, then with each norm (as --norm does).
 
 Prints what fails and why, and a table. Nothing is downloaded: pretrained weights are left out, and parameters have no
-data. Exit status 1 if a config with BatchNorm builds as it is and not with one of the three, or if --fuse breaks one.
+data. Exit status 1 if a config with BatchNorm builds as it is and not with one of them, or if --fuse breaks one.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import os
 import sys
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -67,10 +67,12 @@ class Ways(NamedTuple):
     """How a learned norm gets into a model.
 
     Attributes:
+        norms: The norms to try.
         swap_type: The type in the norm_cfgs that are written is swapped, instead of ``--norm``.
         fuse: What follows the norms is fused into them.
     """
 
+    norms: tuple[str, ...]
     swap_type: bool = False
     fuse: bool = False
 
@@ -140,7 +142,7 @@ def try_config(path: str, name: str, ways: Ways, known: dict) -> Result:
     try:
         cfg = Config.fromfile(path)
     except Exception as error:
-        return Result(name, error=say(error), failed=dict.fromkeys(NORMS, 'no config'))
+        return Result(name, error=say(error), failed=dict.fromkeys(ways.norms, 'no config'))
     if not isinstance(cfg.get('model'), dict) or 'type' not in cfg.model:
         return Result(name, error='no model')
     init_default_scope(cfg.get('default_scope') or name.partition('/')[0])
@@ -162,7 +164,7 @@ def try_model(cfg: Config, ways: Ways) -> dict:
             return found
     except Exception as error:
         found['error'] = say(error)
-    for norm in NORMS:
+    for norm in ways.norms:
         changed = Config(dict(model=cfg.model))
         if ways.swap_type:
             changed.model = swap_types(cfg.model, norm)
@@ -178,7 +180,7 @@ def try_model(cfg: Config, ways: Ways) -> dict:
         for layer, obstacle in batch_norms(model).items():
             if obstacle is None:
                 found['failed'][norm] = f'{layer} was not replaced'
-            elif norm == next(iter(NORMS)):
+            elif norm == ways.norms[0]:
                 found['left'][obstacle] += 1
         if ways.fuse and norm not in found['failed']:
             try:
@@ -246,8 +248,8 @@ def find_jobs(codebases: list[str], pattern: str, ways: Ways) -> Iterator[tuple]
             yield codebase, configs, ways
 
 
-def report(results: list[Result], write) -> bool:
-    """Write what failed, grouped by reason, and the table; whether all that build with BatchNorm build with ours."""
+def report(results: list[Result], norms: Sequence[str], write: Callable[[str], object]) -> bool:
+    """Write what failed with ``norms``, by reason, and the table; whether all that build with BatchNorm build so."""
     broken = {r.config: r for r in results if r.num_bn and r.failed}
     for r in broken.values():
         for norm, reason in r.failed.items():
@@ -271,11 +273,11 @@ def report(results: list[Result], write) -> bool:
     grouped('BatchNorms that stay:', left)
     alone = [(reason, f'{r.config}: {n} layers') for r in results for reason, n in r.unfused.items()]
     grouped('Learned norms that stay alone with --fuse:', alone)
-    fused, norms = (sum(counts) for counts in zip(*(r.fused for r in results), strict=True))
-    if norms:
-        write(f'\n{fused} of {norms} learned norms do what follows them')
+    fused, learned = (sum(counts) for counts in zip(*(r.fused for r in results), strict=True))
+    if learned:
+        write(f'\n{fused} of {learned} learned norms do what follows them')
 
-    header = ('codebase', 'configs', 'no model', 'not built', 'built', 'have BN', *NORMS)
+    header = ('codebase', 'configs', 'no model', 'not built', 'built', 'have BN', *norms)
     write('\n' + ''.join(f'{title:>12}' for title in header))
     for codebase in (*sorted({r.config.partition('/')[0] for r in results}), 'all'):
         rows = [r for r in results if codebase in ('all', r.config.partition('/')[0])]
@@ -283,7 +285,7 @@ def report(results: list[Result], write) -> bool:
         have = [r for r in built if r.num_bn]
         no_model = sum(r.error == 'no model' for r in rows)
         counts = [len(rows), no_model, len(rows) - len(built) - no_model, len(built), len(have)]
-        counts += [sum(norm not in r.failed for r in have) for norm in NORMS]
+        counts += [sum(norm not in r.failed for r in have) for norm in norms]
         write(f'{codebase:>12}' + ''.join(f'{count:>12}' for count in counts))
     return not broken
 
@@ -300,6 +302,10 @@ def main() -> None:
     parser.add_argument(
         '--fuse', action='store_true', help='fuse what follows the learned norms, too, and say which of them stay alone'
     )
+    parser.add_argument(
+        '--norms', nargs='+', choices=list(NORMS), default=list(NORMS), metavar='NORM',
+        help=f'which of {", ".join(NORMS)} (default: all)',
+    )  # fmt: skip
     args = parser.parse_args()
     if args.swap_type and args.fuse:
         raise UsageError('--fuse goes with --norm, which is the default here; leave out --swap-type')
@@ -308,7 +314,8 @@ def main() -> None:
         raise UsageError(f'unknown codebase {", ".join(unknown)}; expected {", ".join(launch.SCOPES)}')
     if args.jobs < 1:
         raise UsageError(f'--jobs expects a positive number, got {args.jobs}')
-    jobs = list(find_jobs(args.codebases or list(launch.SCOPES), args.filter, Ways(args.swap_type, args.fuse)))
+    ways = Ways(tuple(args.norms), args.swap_type, args.fuse)
+    jobs = list(find_jobs(args.codebases or list(launch.SCOPES), args.filter, ways))
     if not jobs:
         raise UsageError(f'--filter: no config has {args.filter!r} in its path')
 
@@ -321,7 +328,7 @@ def main() -> None:
     results.sort(key=lambda r: r.config)
 
     lines: list[str] = []
-    good = report(results, lines.append)
+    good = report(results, args.norms, lines.append)
     print('\n'.join(lines))
     if args.output:
         Path(args.output).write_text('\n'.join(lines) + '\n', encoding='utf-8')

@@ -71,9 +71,18 @@ def test_layers(tmp_path):
     assert (tmp_path / 'layers.png').stat().st_size > 10000
 
 
+def test_layers_of_volumes(tmp_path):
+    """Layers for three dimensions, in the memory format that goes with them."""
+    sizes = ['--shapes', '2x8x3x4x4', '--repeats', 1, '--device', 'cpu', '--memory-format', 'channels_last']
+    run('benchmarks/layers.py', *sizes, '--layers', 'SN', 'SN-plain', '--then', 'sum-relu', '--out', tmp_path)
+    results = json.loads((tmp_path / 'layers.json').read_text())['results']
+    assert [result['layer'] for result in results] == ['BN', 'SN', 'SN-plain', 'floor']
+    assert {result['shape'] for result in results} == {'2x8x3x4x4'}
+
+
 def test_layers_refuses():
     cases = {
-        '--shapes 8x64': "unknown shape '8x64'; it is one of targets, small, resnet50, deeplab, or NxCxHxW",
+        '--shapes 8x64': "unknown shape '8x64'; it is one of targets, small, resnet50, deeplab, NxCxHxW or NxCxDxHxW",
         '--shapes 1x64x1x1': 'BN does not train on a single value a channel',
         '--layers SN XN': "invalid choice: 'XN'",
         '--batch 4 --shapes small': 'only the shapes resnet50 and deeplab have a batch',
@@ -100,6 +109,25 @@ def test_networks(tmp_path):
     assert result['peak'] is None or 250 * 2**20 < result['peak'] < 2**31
     assert (tmp_path / 'networks.csv').is_file()
     assert 'resnet50, 2x3x32x32' in (tmp_path / 'networks.md').read_text()
+
+
+def test_objects_of_mask_rcnn():
+    pytest.importorskip('mmdet.models')
+    script = """
+import sys
+sys.path.insert(0, 'benchmarks')
+import networks, torch
+network, samples = networks.build_mask_rcnn_r50(dict(type='EN'), 64, 2, torch.device('cpu'))
+kinds = {type(module).__name__ for module in network.modules()}
+assert 'ExemplarNorm2d' in kinds and not any('BatchNorm' in kind for kind in kinds), kinds
+for sample in samples:
+    boxes, masks = sample.gt_instances.bboxes, sample.gt_instances.masks.masks
+    assert boxes.min() >= 0 and boxes.max() <= 64
+    # Each mask is full in its box, and empty elsewhere.
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    assert masks.sum((1, 2)).tolist() == areas.tolist(), (masks.sum((1, 2)), areas)
+"""
+    run('-c', script)
 
 
 def test_networks_refuses():

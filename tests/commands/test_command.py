@@ -117,3 +117,13 @@ def test_more_gpus_than_there_are(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         importlib.import_module('mmnorm_command').main()
     assert '--gpus 3: expected a number from 1 to 2' in capsys.readouterr().err
+
+
+def test_nothing_reads_on():
+    """As with ``mmnorm ... | head``, whether it comes up in between or at the end."""
+    for lines in (1, 100_000):
+        script = f'from mmnorm.errors import run; run(lambda: print("line\\n" * {lines}))'
+        process = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process.stdout.close()
+        assert process.stderr.read() == b''
+        assert process.wait() == 1

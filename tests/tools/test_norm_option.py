@@ -182,7 +182,7 @@ def test_sweep_refuses(arguments, message, main):
 
 def test_sweep_fuses(main, capsys):
     with pytest.raises(SystemExit) as end:
-        main('sweep_configs', 'mmpretrain', '--filter', 'resnet18_8xb32_in1k', '--fuse')
+        main('sweep_configs', 'mmpretrain', '--filter', 'resnet18_8xb32_in1k', '--fuse', '--norms', 'SN', 'EN')
     output = capsys.readouterr().out
     assert not end.value.code, output
     # All but those of the shortcuts, which the sum follows as its other part.
@@ -205,12 +205,12 @@ def test_sweep_says_what_breaks_fused():
 def test_sweep_says_what_fails():
     bad = dict(type='ImageClassifier', backbone=dict(type='ResNet', depth=18, norm_cfg=dict(type='BN', eps=-1)))
     launch.checks.check_codebase(Config(dict()), 'mmpretrain')
-    found = check.try_model(Config(dict(model=bad)), check.Ways())
+    found = check.try_model(Config(dict(model=bad)), check.Ways(tuple(NORMS)))
     assert found['error'] is None
     assert found['num_bn'] == 20
     assert found['failed'].keys() == NORMS.keys()
     lines = []
-    assert not check.report([check.Result('mmpretrain/a.py', **found)], lines.append)
+    assert not check.report([check.Result('mmpretrain/a.py', **found)], tuple(NORMS), lines.append)
     assert 'FAILS with EN: mmpretrain/a.py' in '\n'.join(lines)
     assert lines[-1].split() == ['all', '1', '0', '0', '1', '1', *['0'] * len(NORMS)]
 
