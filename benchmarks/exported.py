@@ -17,13 +17,10 @@ from environment import describe, environment, load
 from networks import NORM_CFGS, build_torchvision_resnet50
 from report import Table, duration, number, save
 
-import mmnorm
 from mmnorm.timing import interleave
 
 NORMS = ('BN', 'GN', 'SN', 'EN', 'ILM')
 CPU = torch.device('cpu')
-# A layer that its training has taken to BN alone, as SSN may, goes into the convolution before it.
-FOLDED = 'SN, folded'
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -40,25 +37,12 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 def export(name: str, size: int) -> bytes:
     """ResNet-50 of torchvision with a norm, in eval mode, for any number of images."""
     torch.manual_seed(0)
-    network = build_torchvision_resnet50(NORM_CFGS['BN' if name == FOLDED else name], size, 1, CPU)[0].network.eval()
-    if name == FOLDED:
-        mmnorm.convert_norm(network, dict(type='SN', normalizers=('BN',)))
-        mmnorm.fold(network)
-    vary_ratios(network)
+    network = build_torchvision_resnet50(NORM_CFGS[name], size, 1, CPU)[0].network.eval()
     buffer = io.BytesIO()
     example = (torch.randn(2, 3, size, size),)
     shapes = ({0: torch.export.Dim('batch')},)
     torch.onnx.export(network, example, dynamo=True, dynamic_shapes=shapes, verbose=False).save(buffer)
     return buffer.getvalue()
-
-
-@torch.no_grad()
-def vary_ratios(network: torch.nn.Module) -> None:
-    """Ratios that differ, as those of trained layers do: equal ones a graph may share."""
-    for module in network.modules():
-        if isinstance(module, mmnorm.SwitchableNorm2d):
-            module.mean_weight.normal_(1, 0.1)
-            module.var_weight.normal_(1, 0.1)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -69,7 +53,7 @@ def main(words: Sequence[str] | None = None) -> int:
     session_options.intra_op_num_threads = torch.get_num_threads()
     images = torch.randn(options.batch, 3, options.size, options.size).numpy()
     nodes, calls = {}, {}
-    for name in (*NORMS, FOLDED):
+    for name in NORMS:
         print(f'{name}: export ...', file=sys.stderr, flush=True)
         graph = export(name, options.size)
         nodes[name] = sum(node.op_type != 'Constant' for node in onnx.load_from_string(graph).graph.node)

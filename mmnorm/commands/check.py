@@ -188,8 +188,10 @@ def try_model(cfg: Config, ways: Ways) -> dict:
             except Exception as error:
                 found['failed'][norm] = f'--fuse: {say(error)}'
                 continue
-            found['fused'] = len(report.fused), len(report.fused) + len(report.unfused)
-            found['unfused'] = dict(Counter(report.unfused.values()))
+            # As above: what the first of the norms has, all have.
+            if norm == ways.norms[0]:
+                found['fused'] = len(report.fused), len(report.fused) + len(report.unfused)
+                found['unfused'] = dict(Counter(report.unfused.values()))
     found['left'] = dict(found['left'])
     return found
 
