@@ -159,36 +159,21 @@ def build_deeplabv3_r50(norm_cfg: dict, size: int, batch: int, device: torch.dev
 
 
 def build_mask_rcnn_r50(norm_cfg: dict, size: int, batch: int, device: torch.device) -> tuple[nn.Module, list]:
-    """Mask R-CNN with ResNet-50 and FPN, the norm in backbone, FPN and heads, and random squares to find."""
+    """Mask R-CNN with ResNet-50 and FPN, the norm in backbone, FPN and heads, and 8 random objects an image to find."""
     from mmdet.registry import MODELS
+    from mmdet.testing import demo_mm_inputs
     from mmengine.config import Config
 
     config = Config.fromfile(ROOT / 'configs/_base_/mask_rcnn_r50_fpn_coco.py').model
     config.backbone.init_cfg = None
     for part in (config.backbone, config.neck, config.roi_head.bbox_head, config.roi_head.mask_head):
         part.norm_cfg = norm_cfg
-    return MODELS.build(config), [squares(size, device) for _ in range(batch)]
-
-
-def squares(size: int, device: torch.device, number: int = 8, classes: int = 80):
-    """A sample of mmdet with objects that are squares, of 1/8 to 3/8 of the image, each all of its mask."""
-    from mmdet.structures import DetDataSample
-    from mmdet.structures.mask import BitmapMasks
-    from mmengine.structures import InstanceData
-
-    sides = torch.randint(size // 8, 3 * size // 8, (number, 1))
-    corners = (torch.rand(number, 2) * (size - sides)).long()
-    boxes = torch.cat([corners, corners + sides], 1)
-    rows, columns = torch.arange(size)[:, None], torch.arange(size)
-    masks = [(rows >= y) & (rows < y2) & (columns >= x) & (columns < x2) for x, y, x2, y2 in boxes.tolist()]
-    instances = InstanceData(
-        bboxes=boxes.float().to(device),
-        labels=torch.randint(classes, (number,), device=device),
-        masks=BitmapMasks(torch.stack(masks).numpy().astype('uint8'), size, size),
-    )
-    sizes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (size, size))
-    nothing = InstanceData(bboxes=torch.zeros(0, 4, device=device), labels=torch.zeros(0, device=device))
-    return DetDataSample(metainfo=sizes, gt_instances=instances, ignored_instances=nothing)
+    shapes = [(3, size, size)] * batch
+    samples = demo_mm_inputs(batch, shapes, num_items=[8] * batch, num_classes=80, with_mask=True)['data_samples']
+    for sample in samples:
+        # What the data preprocessor says, which is not asked here.
+        sample.set_metainfo({'pad_shape': (size, size), 'batch_input_shape': (size, size)})
+    return MODELS.build(config), [sample.to(device) for sample in samples]
 
 
 BUILD = {
