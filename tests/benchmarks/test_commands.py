@@ -142,3 +142,8 @@ def test_networks_refuses():
     for line, expected in zip(refusals('networks', cases), cases.values(), strict=True):
         assert line.startswith('2 ')
         assert expected in line
+
+
+def test_exported_refuses():
+    pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
+    assert refusals('exported', ['--size 0'])[0].endswith("argument --size: '0' is not a positive whole number")
