@@ -102,6 +102,11 @@ def test_where_data_are():
     found = data_settings(cfg, {'data/cifar10_images': '/x', 'data/camvid': '/y'})
     assert found == {f'{name}_dataloader.dataset.data_root': '/x' for name in ('train', 'val', 'test')}
     assert data_settings(cfg, {'data/camvid': '/y'}) == {}
+    # COCO's evaluator has a path of its own.
+    cfg = Config.fromfile(CONFIGS / 'pipeline/faster_rcnn_bn_r18_fpn_digits.py')
+    found = data_settings(cfg, {'data/digits/coco/': '/z'})
+    assert found['val_evaluator.ann_file'] == '/z/annotations/instances_val2017.json'
+    assert found['test_dataloader.dataset.data_root'] == '/z'
 
 
 def test_a_config_of_epochs_is_refused(tmp_path):

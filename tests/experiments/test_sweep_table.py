@@ -47,6 +47,11 @@ def test_record_of_a_run(work_dir, tmp_path):
     assert read_table(path) == [kept, record(1.0, seed=1)]
 
 
+def test_metrics_of_coco_in_percent(work_dir):
+    (work_dir / 'b/vis_data/scalars.json').write_text(json.dumps({'coco/bbox_mAP': 0.4321, 'step': 100}))
+    assert record_of(run_of(), 'coco/bbox_mAP', work_dir, 1, 'v1').value == 43.21
+
+
 def test_a_run_that_has_not_ended(work_dir):
     with pytest.raises(UsageError, match='has no mIoU at iteration 100'):
         record_of(run_of(), 'mIoU', work_dir, 1, 'v1')

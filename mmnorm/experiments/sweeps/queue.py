@@ -117,12 +117,17 @@ def start_settings(checkpoint: Path) -> dict[str, Any]:
 
 
 def data_settings(cfg: Config, roots: Mapping[str, str]) -> dict[str, Any]:
-    """What lets the loaders of a config read data from ``roots``."""
+    """What lets the loaders and evaluators of a config read data from ``roots``."""
     found = {}
-    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        root = cfg[loader].dataset.get('data_root')
-        if root in roots:
-            found[f'{loader}.dataset.data_root'] = roots[root]
+    for split in ('train', 'val', 'test'):
+        root = cfg[f'{split}_dataloader'].dataset.get('data_root')
+        if root not in roots:
+            continue
+        found[f'{split}_dataloader.dataset.data_root'] = roots[root]
+        # COCO's evaluator reads the annotations itself.
+        annotations = (cfg.get(f'{split}_evaluator') or {}).get('ann_file', '')
+        if annotations.startswith(root):
+            found[f'{split}_evaluator.ann_file'] = str(Path(roots[root], Path(annotations).relative_to(root)))
     return found
 
 

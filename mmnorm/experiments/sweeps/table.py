@@ -14,6 +14,8 @@ from .plan import SweepRun
 
 # Points of a curve of losses that are kept.
 POINTS = 20
+# Metrics of which 1 is the best, by how their names begin; the others are percentages.
+_PARTS_OF_ONE = ('coco/',)
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Record:
 
     Attributes:
         run: What was run.
-        value: The metric at the end.
+        value: The metric at the end, in percent.
         validation: The metric over training: (iteration, value).
         loss: The loss of training: (iteration, average since the point before).
         ratios: What NormRatioHook logged last, averaged over the layers, e.g. {'EN/BN': 0.4, ...}.
@@ -58,7 +60,8 @@ def record_of(run: SweepRun, metric: str, work_dir: Path, seconds: float, versio
         raise UsageError(f'{work_dir} has no {metric} at iteration {run.iterations}; see the log there')
     loss = [(step, round(value, 4)) for step, value in folder.curve('loss')]
     loss = loss[:: -(-len(loss) // POINTS)] if len(loss) > POINTS else loss
-    rounded = [(step, round(value, 3)) for step, value in curve]
+    scale = 100 if metric.startswith(_PARTS_OF_ONE) else 1
+    rounded = [(step, round(scale * value, 3)) for step, value in curve]
     return Record(run, rounded[-1][1], rounded, loss, _ratios(folder), round(seconds), version, read_areas(work_dir))
 
 
