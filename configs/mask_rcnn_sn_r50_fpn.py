@@ -7,7 +7,9 @@ pretrained = 'torchvision://resnet50'
 init_cfg = pretrained and dict(
     type='Pretrained', checkpoint=pretrained, prefix=None if '://' in pretrained else 'backbone.')
 
-norm_cfg = dict(type='SN', requires_grad=True)
+# Next to BN with weights of a hub, which are BN's (docs/results.md); even with this norm's own, or none.
+init_ratios = (0.01, 0.01, 0.98) if pretrained and '://' in pretrained else None
+norm_cfg = dict(type='SN', init_ratios=init_ratios, requires_grad=True)
 model = dict(
     backbone=dict(norm_cfg=norm_cfg, init_cfg=init_cfg),
     neck=dict(norm_cfg=norm_cfg),

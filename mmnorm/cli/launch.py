@@ -11,8 +11,9 @@ from mmengine.hub import get_config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..convert.configs import set_norm
+from ..convert.configs import parse_norm, set_norm
 from ..convert.custom_imports import import_mmnorm
+from ..convert.starts import with_start
 from ..engine.own_configs import PREFIX, config_path
 from ..errors import UsageError
 from ..files import add_trust_argument
@@ -42,7 +43,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         '--norm',
         metavar='NORM',
         help='put EN, SN or ILM in place of every BatchNorm and SyncBatchNorm of the model, wherever it comes from; '
-        'with arguments in quotes, e.g. "EN(reduction=16)". The config that is dumped into the work dir says the same',
+        'with arguments in quotes, e.g. "EN(reduction=16)". SN and EN start next to BN where the weights are those of '
+        'BN, unless init_ratios says otherwise. The config that is dumped into the work dir says the same',
     )
     parser.add_argument(
         '--norm-scope',
@@ -133,7 +135,7 @@ def _apply_norm(cfg: Config, args: argparse.Namespace) -> None:
         return
     names = [name.strip() for name in (args.norm_scope or '').split(',')]
     try:
-        set_norm(cfg, args.norm, [name for name in names if name])
+        set_norm(cfg, with_start(cfg, parse_norm(args.norm)), [name for name in names if name])
     except ValueError as error:
         raise UsageError(f'--norm: {error}') from None
 

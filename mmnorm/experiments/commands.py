@@ -1,7 +1,7 @@
 """From a row to command lines: what `mmnorm train`, `mmnorm test` and `mmnorm analyze` are called with."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,11 +67,16 @@ class Start:
     config: Config
 
     def settings(self, cfg: Config) -> dict[str, Any]:
-        """What makes the network of ``cfg`` start from it: the weights, and the colours that they were trained on."""
+        """What makes the network of ``cfg`` start from it: the weights, and the colours that they were trained on.
+
+        What new layers have of BN because the weights of a hub do, they have no more.
+        """
         found: dict[str, Any] = {}
-        for key, _ in checks.pretrained_settings(cfg):
+        for key, source in checks.pretrained_settings(cfg):
             found[f'{key}.checkpoint'] = str(self.checkpoint)
             found[f'{key}.prefix'] = 'backbone.'
+            if not checks.is_local(source['checkpoint']):
+                found.update({f'{path}.init_ratios': None for path in _started_norms(cfg.model, 'model')})
         seen, ours = self.config.data_preprocessor, cfg.model.data_preprocessor
         for key in ('mean', 'std'):
             if list(ours[key]) != list(seen[key]):
@@ -79,6 +84,17 @@ class Start:
         if ours.bgr_to_rgb != seen.to_rgb:
             found['model.data_preprocessor.bgr_to_rgb'] = seen.to_rgb
         return found
+
+
+def _started_norms(node: Any, path: str) -> Iterator[str]:
+    """Where a norm_cfg says how the mix starts."""
+    if isinstance(node, list):
+        node = dict(enumerate(node))
+    if isinstance(node, Mapping):
+        if node.get('init_ratios'):
+            yield path
+        for key, child in node.items():
+            yield from _started_norms(child, f'{path}.{key}')
 
 
 def read_config(row: Experiment, variant: Variant = AS_IT_STANDS, start: Start | None = None) -> Config:

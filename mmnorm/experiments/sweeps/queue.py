@@ -153,13 +153,17 @@ def settings_of(run: SweepRun, cfg: Config) -> dict[str, Any]:
         'default_hooks.checkpoint.max_keep_ckpts': 1,
     }
     for index, scheduler in enumerate(cfg.param_scheduler):
-        for end in ('begin', 'end'):
-            if end in scheduler:
-                found[f'param_scheduler.{index}.{end}'] = round(scheduler[end] * run.iterations / length)
+        for key in ('begin', 'end', 'milestones'):
+            if key in scheduler:
+                found[f'param_scheduler.{index}.{key}'] = _stretched(scheduler[key], run.iterations / length)
     for index, hook in enumerate(cfg.get('custom_hooks') or []):
         if hook.type == 'NormRatioHook':
             found[f'custom_hooks.{index}.interval'] = log
     return {**found, **run.options}
+
+
+def _stretched(iterations: int | list[int], factor: float) -> int | list[int]:
+    return [round(at * factor) for at in iterations] if isinstance(iterations, list) else round(iterations * factor)
 
 
 def version() -> str:
