@@ -73,6 +73,19 @@ def test_start_brings_the_colours_that_its_weights_know():
     assert not any('data_preprocessor' in key for key in settings)
 
 
+def test_start_from_the_norm_itself_is_even():
+    """What the config has of BN as its own weights are of a hub, the heads have no more."""
+    row = catalogue()['en/table6/ade20k-en']
+    alone, started = read_config(row), read_config(row, start=Start('x.pth', read_config(catalogue()[row.start])))
+    parts = ('backbone', 'decode_head', 'auxiliary_head')
+    assert [alone.model[part].norm_cfg.init_ratios for part in parts] == [(0.01, 0.01, 0.98)] * 3
+    assert [started.model[part].norm_cfg.init_ratios for part in parts] == [None] * 3
+    # The pipeline's say it of weights of their own.
+    row = catalogue()['own/digits/pipeline-segmentation']
+    started = read_config(row, start=Start('x.pth', read_config(catalogue()[row.start])))
+    assert started.model.backbone.norm_cfg.init_ratios == (0.05, 0.15, 0.8)
+
+
 @pytest.mark.parametrize('row', [row for row in catalogue().experiments.values() if row.config], ids=lambda row: row.id)
 def test_options_say_what_the_row_says(row):
     """A command line makes the config that the tests build."""

@@ -97,6 +97,15 @@ def test_the_schedule_is_stretched(tmp_path):
     assert cfg.custom_hooks[0] == dict(type='NormRatioHook', interval=400)
 
 
+def test_steps_of_the_rate_in_proportion(tmp_path):
+    head = HEAD.replace('cifar10_sweep', 'cifar10_steps')
+    run = plan_of(tmp_path, '  - {name: x, batch: 128, iterations: 1650, rates: [0.1]}', head).runs[0]
+    cfg = Config.fromfile(CONFIGS / run.config)
+    cfg.merge_from_dict(settings_of(run, cfg))
+    warm_up, steps = cfg.param_scheduler
+    assert (warm_up.end, steps.milestones) == (10, [800, 1200])
+
+
 def test_where_data_are():
     cfg = Config.fromfile(CONFIGS / 'cifar/resnet20_bn_cifar10_sweep.py')
     found = data_settings(cfg, {'data/cifar10_images': '/x', 'data/camvid': '/y'})

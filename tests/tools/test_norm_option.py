@@ -110,6 +110,20 @@ def test_configs_of_the_codebases(config, tmp_path):
     assert sum(isinstance(m, SwitchableNorm2d) for m in model.modules()) >= len(norms)
 
 
+def test_weights_of_batch_norm_are_a_start_next_to_it():
+    near = (0.01, 0.01, 0.98)
+    pspnet = 'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'
+    # Its 'pretrained' is a checkpoint of the hub.
+    assert load(pspnet, norm='EN').model.norm == dict(type='EN', init_ratios=near)
+    assert load(pspnet, norm='EN', cfg_options={'model.pretrained': None}).model.norm == dict(type='EN')
+    assert load(pspnet, norm='EN(init_ratios=None)').model.norm == dict(type='EN', init_ratios=None)
+    cfg = load('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', norm='SN(momentum=0.2)', scope='backbone')
+    assert cfg.model.norm == dict(type='SN', momentum=0.2, init_ratios=near)
+    cfg.model.backbone.init_cfg = None
+    norm = MODELS.build(cfg.model).backbone.layer3[0].bn2
+    assert norm.importance_weights()[0].tolist() == pytest.approx(near, abs=1e-6)
+
+
 def test_config_of_the_new_style_needs_no_default_scope(tmp_path):
     (tmp_path / 'new.py').write_text(
         'from mmpretrain.models import ImageClassifier, LinearClsHead, VGG\n'
