@@ -111,6 +111,19 @@ def test_networks(tmp_path):
     assert 'resnet50, 2x3x32x32' in (tmp_path / 'networks.md').read_text()
 
 
+def test_profile_of_steps():
+    pytest.importorskip('torchvision')
+    options = ['--model', 'torchvision_resnet50', '--size', 32, '--batch', 2, '--steps', 1, '--device', 'cpu']
+    stdout, _ = run('benchmarks/profile_steps.py', *options, '--norms', 'BN', 'EN+fuse')
+    rows = [[cell.strip() for cell in line.split('│')[1:-1]] for line in stdout.splitlines() if line.startswith('│')]
+    assert [row[0] for row in rows] == ['BN', 'EN+fuse']
+    for row in rows:
+        # Of the kinds, ResNet-50 has all.
+        assert len(row) == 9
+        assert all(float(cell.split()[0]) > 0 for cell in row[1:])
+    assert 'of the rest: ' in stdout
+
+
 def test_objects_of_mask_rcnn():
     pytest.importorskip('mmdet.models')
     script = """
