@@ -3,8 +3,11 @@
 A plan (``docs/results/*.yaml``) says what is run; the table beside it, what came of it. What is there is not run again.
 """
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmengine.config import DictAction
 
@@ -12,6 +15,9 @@ from ..cli.jobs import job_adder
 from ..errors import UsageError
 from ..experiments.sweeps.plan import read_plan
 from ..experiments.sweeps.table import read_table
+
+if TYPE_CHECKING:
+    from ..experiments.sweeps.summary import Group
 
 ROOT = Path('work_dirs/sweeps')
 
@@ -43,6 +49,13 @@ def parse_args() -> argparse.Namespace:
     command = add('summary', summarize, 'mean, spread and number of seeds by set, norm and rate')
     command.add_argument('--best', action='store_true', help='of each norm the rate that is best on average alone')
     command.add_argument('--out', type=Path, metavar='FILE', help='write the table there too, as Markdown')
+
+    command = add('compare', compare, 'how far each norm is from another, each at its best rate, in standard errors')
+    command.add_argument('sets', nargs='*', metavar='SET', help='of these sets (default: all)')
+    command.add_argument('--base', default='BN', metavar='NORM', help='from which (default: BN)')
+
+    command = add('classes', classes, 'the IoU of each class, each norm at its best rate')
+    command.add_argument('sets', nargs='*', metavar='SET', help='of these sets (default: all)')
 
     command = add('draw', draw, 'the metric by rate, a panel for each set')
     command.add_argument('sets', nargs='*', metavar='SET', help='of these sets (default: all)')
@@ -76,6 +89,30 @@ def summarize(args: argparse.Namespace) -> None:
     print(table)
     if args.out:
         args.out.write_text(table, encoding='utf-8')
+
+
+def compare(args: argparse.Namespace) -> None:
+    from ..experiments.sweeps.differences import differences, markdown
+
+    print(markdown(differences(_best(args), args.base)))
+
+
+def classes(args: argparse.Namespace) -> None:
+    from ..experiments.sweeps.classes import markdown
+
+    print(markdown(_best(args)))
+
+
+def _best(args: argparse.Namespace) -> list[Group]:
+    """The runs of the sets that are asked for, by norm, at its best rate."""
+    from ..experiments.sweeps.summary import sum_up
+
+    plan = read_plan(args.plan)
+    unknown = [name for name in args.sets if name not in plan.metrics]
+    if unknown:
+        raise UsageError(f'{args.plan} has no set {", ".join(unknown)}; it has {", ".join(plan.metrics)}')
+    groups = sum_up(read_table(plan.table), best=True)
+    return [group for group in groups if not args.sets or group.records[0].run.group in args.sets]
 
 
 def draw(args: argparse.Namespace) -> None:

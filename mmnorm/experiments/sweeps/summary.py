@@ -51,8 +51,11 @@ class Group:
 
     def here(self) -> str:
         """As text: '43.30' of one seed, '43.30 ± 0.41 (3)' of three, and the error over images, if it is known."""
-        text = f'{self.mean:.2f}' + ('' if self.spread is None else f' ± {self.spread:.2f} ({len(self.values)})')
-        return text + ('' if self.over_images is None else f', images ± {self.over_images:.2f}')
+        return self.over_seeds() + ('' if self.over_images is None else f', images ± {self.over_images:.2f}')
+
+    def over_seeds(self) -> str:
+        """The same without the images."""
+        return f'{self.mean:.2f}' + ('' if self.spread is None else f' ± {self.spread:.2f} ({len(self.values)})')
 
     def ratios(self) -> str:
         """Mean ratios at the end, averaged over the seeds: 'IN 0.50, LN 0.20, BN 0.30'; empty without any."""
