@@ -47,7 +47,9 @@ def parse_args() -> argparse.Namespace:
     add('list', list_runs, 'the runs of the plan, and which are done')
 
     command = add('summary', summarize, 'mean, spread and number of seeds by set, norm and rate')
-    command.add_argument('--best', action='store_true', help='of each norm the rate that is best on average alone')
+    command.add_argument(
+        '--best', action='store_true', help='of each norm its best rate alone, of those with the most seeds'
+    )
     command.add_argument('--out', type=Path, metavar='FILE', help='write the table there too, as Markdown')
 
     command = add('compare', compare, 'how far each norm is from another, each at its best rate, in standard errors')
@@ -57,9 +59,11 @@ def parse_args() -> argparse.Namespace:
     command = add('classes', classes, 'the IoU of each class, each norm at its best rate')
     command.add_argument('sets', nargs='*', metavar='SET', help='of these sets (default: all)')
 
-    command = add('draw', draw, 'the metric by rate, a panel for each set')
+    command = add('draw', draw, 'the metric by rate, or by norm, a panel for each set')
     command.add_argument('sets', nargs='*', metavar='SET', help='of these sets (default: all)')
-    command.add_argument('--curves', action='store_true', help='losses over training in place of it, at the best rate')
+    kind = command.add_mutually_exclusive_group()
+    kind.add_argument('--curves', action='store_true', help='losses over training in place of it, at the best rate')
+    kind.add_argument('--norms', action='store_true', help='the metric by norm, at the best rate, with every seed')
     command.add_argument('--out', type=Path, required=True, metavar='FILE')
     return parser.parse_args()
 
@@ -117,12 +121,12 @@ def _best(args: argparse.Namespace) -> list[Group]:
 
 def draw(args: argparse.Namespace) -> None:
     from ..analysis.figures.style import check_figure_name, save_figure
-    from ..experiments.sweeps.figure import curves_figure, rates_figure
+    from ..experiments.sweeps.figure import curves_figure, norms_figure, rates_figure
 
     check_figure_name(args.out)
     plan = read_plan(args.plan)
-    figure = (curves_figure if args.curves else rates_figure)(read_table(plan.table), plan.metrics, args.sets)
-    save_figure(figure, args.out)
+    make = curves_figure if args.curves else norms_figure if args.norms else rates_figure
+    save_figure(make(read_table(plan.table), plan.metrics, args.sets), args.out)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mmnorm.errors import UsageError
-from mmnorm.experiments.sweeps.figure import curves_figure, rates_figure
+from mmnorm.experiments.sweeps.figure import curves_figure, norms_figure, rates_figure
 from mmnorm.experiments.sweeps.plan import SweepRun
 from mmnorm.experiments.sweeps.summary import markdown, sum_up
 from mmnorm.experiments.sweeps.table import POINTS, Record, append, read_table, record_of
@@ -72,7 +72,10 @@ def test_summary():
     assert (high.values, high.mean, high.spread) == ([42, 40, 44], 42, 2)
     assert high.loss == 1.25
     assert (low.here(), high.here()) == ('50.00', '42.00 ± 2.00 (3)')
-    assert sum_up(records, best=True) == [low, en]
+    # One seed, however high, is not the best rate where another has more.
+    assert sum_up(records, best=True) == [high, en]
+    higher = record(10, norm='EN', rate=0.3)
+    assert sum_up([*records, higher], best=True) == [high, *sum_up([higher])]
 
 
 def test_summary_as_markdown():
@@ -92,7 +95,10 @@ def test_figures():
     assert [axes.get_ylabel() for axes in by_rate.axes] == ['accuracy/top1', 'mIoU']
     means = by_rate.axes[0].get_lines()[0]
     assert (list(means.get_xdata()), list(means.get_ydata())) == ([0.01, 0.1], [50, 42.5])
+    by_norm = norms_figure(records, metrics, ['x']).axes[0]
+    assert [list(line.get_ydata()) for line in by_norm.get_lines() if line.get_marker() == '.'] == [[40, 45], [60]]
+    assert [label.get_text() for label in by_norm.get_xticklabels()] == ['BN', 'EN']
     curves = curves_figure(records, metrics, ['x'])
-    assert [line.get_label() for line in curves.axes[0].get_lines()] == ['BN at 0.01', 'EN at 0.1']
+    assert [line.get_label() for line in curves.axes[0].get_lines()] == ['BN at 0.1', 'EN at 0.1']
     with pytest.raises(UsageError, match='no run of z is done; there are runs of: x, y'):
         rates_figure(records, metrics, ['z'])

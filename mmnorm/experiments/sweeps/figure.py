@@ -1,4 +1,4 @@
-"""Figures of a sweep: the metric by rate, and losses over training."""
+"""Figures of a sweep: the metric by rate, or by norm, and losses over training."""
 
 import statistics
 from collections import defaultdict
@@ -28,6 +28,23 @@ def rates_figure(records: Sequence[Record], metrics: Mapping[str, str], sets: Se
         axes.set_xscale('log')
 
     return _panels(sum_up(records), sets, draw, 'rate', metrics)
+
+
+def norms_figure(records: Sequence[Record], metrics: Mapping[str, str], sets: Sequence[str] = ()) -> Figure:
+    """The metric of each norm at its best rate: a point for each seed, mean and standard deviation beside them.
+
+    Raises:
+        UsageError: If there is nothing to draw.
+    """
+
+    def draw(axes: Axes, groups: Sequence[Group], color: str) -> None:
+        for group in groups:
+            name = group.records[0].run.norm
+            axes.plot([name] * len(group.values), group.values, '.', color=color, markersize=4, alpha=0.6)
+            axes.errorbar([name], [group.mean], group.spread or 0, fmt='_', color=color, capsize=4, markersize=14)
+        axes.tick_params('x', rotation=20)
+
+    return _panels(sum_up(records, best=True), sets, draw, '', metrics)
 
 
 def curves_figure(records: Sequence[Record], metrics: Mapping[str, str], sets: Sequence[str] = ()) -> Figure:
@@ -66,5 +83,6 @@ def _panels(groups: Sequence[Group], sets: Sequence[str], draw, xlabel: str, yla
             axes.set_title(name)
             axes.set_xlabel(xlabel)
             axes.set_ylabel(ylabels[name])
-            axes.legend()
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend()
     return figure

@@ -68,7 +68,8 @@ def sum_up(records: Sequence[Record], best: bool = False) -> list[Group]:
 
     Args:
         records: Of a table.
-        best: Of runs that differ in their rate too, those at the rate whose mean is highest alone.
+        best: Of runs that differ in their rate too, those at the rate whose mean is highest alone, among the rates that
+            have the most seeds: one seed may be high by chance.
 
     Returns:
         In the order of set, norm and rate, sets and norms as they come first in the table.
@@ -81,7 +82,7 @@ def sum_up(records: Sequence[Record], best: bool = False) -> list[Group]:
         leading: dict[str, Group] = {}
         for group in found:
             alike = replace(group.records[0].run, seed=0, rate=0.0).key
-            leading[alike] = max(leading.get(alike, group), group, key=lambda g: g.mean)
+            leading[alike] = max(leading.get(alike, group), group, key=lambda g: (len(g.values), g.mean))
         found = list(leading.values())
     sets = list(dict.fromkeys(record.run.group for record in records))
     norms = list(dict.fromkeys(record.run.norm for record in records))
