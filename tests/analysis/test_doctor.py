@@ -133,6 +133,10 @@ def test_bn_weight_in_small_batches(kind):
     make = lambda c, **options: MAKE[kind](c, **options)  # noqa: E731
     model = Net(lambda c: make(c, init_ratios=(0.05, 0.05, 0.9)))
     train(model, 5)
+    # So it was to be.
+    assert 'batch weight' not in findings(model, done=1000)
+    for norm in (model.stem[1], model.stage[1]):
+        norm.init_ratios = None
     found = findings(model, done=1000)
     assert list(found)[0] == 'batch weight'
     assert 'BN has 0.90 on average over 2 norms' in found['batch weight'].found

@@ -36,7 +36,8 @@ def check_decay(case: Case) -> Iterator[Finding]:
             layers=list(layers),
             found=f'Rate times decay is {strongest:.1e} a step{runs} at a constant rate: the share that is lost.',
             why='Decay is for weights that a norm rescales. What decides the ratios is rescaled by nothing, so they '
-            'are drawn back all the time. What it costs has not been measured yet (batch_2_no_ratio_decay is planned).',
+            'are drawn back all the time. In 8,000 iterations nothing is to be seen of it: without it accuracy is '
+            'within 0.5 points (CIFAR-10 at 2 images, SN, EN and ILM, one seed each). Nobody has measured longer runs.',
             remedies=[
                 case.remedies.options(
                     optim_wrapper__constructor='LearnedNormOptimWrapperConstructor',
