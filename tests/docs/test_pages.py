@@ -8,6 +8,8 @@ import pytest
 
 import mmnorm
 from mmnorm.engine.own_configs import config_path
+from mmnorm.experiments.sweeps.summary import sum_up
+from mmnorm.experiments.sweeps.table import read_table
 from mmnorm_command import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,5 +74,23 @@ def test_figures_are_drawn_from_the_tables():
     caption = f'SN {times["SN"]}, EN {times["EN"]}, ILM {times["ILM"]}'
     assert caption in readme
     assert times['EN, formula'] > 10 * times['EN']
+    claims = (ROOT / 'docs/results.md').read_text().partition('## How it is measured')[0]
     for norm in ('EN', 'BN'):
-        assert f'{max(camvid[norm].items())[1]:.2f} with {norm}' in readme
+        # Beside what the same seed gave later.
+        assert re.search(rf'{norm} [\d.]+ and {max(camvid[norm].items())[1]:.2f}', claims)
+
+
+def test_what_the_readme_says_is_in_the_tables_of_the_sweeps():
+    readme = (ROOT / 'README.md').read_text()
+    part = readme[readme.index('## What comes of it') : readme.index('## What was learned')]
+    said = {'cifar10': ('batch_2', 0.01, ('SN', 'EN-r8', 'GN', 'BN'))}
+    said['camvid'] = ('from_bn', 0.01, ('SN-0.98', 'EN-0.98', 'BN', 'BN-frozen', 'GN'))
+    for plan, (name, rate, norms) in said.items():
+        groups = sum_up(read_table(ROOT / f'docs/results/{plan}.jsonl'))
+        found = {
+            group.records[0].run.norm: f'{group.mean:.1f} ± {group.spread:.1f}'
+            for group in groups
+            if group.records[0].run.group == name and group.records[0].run.rate == rate and group.spread is not None
+        }
+        for norm in norms:
+            assert found[norm] in part, (plan, norm)
