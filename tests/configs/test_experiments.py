@@ -107,6 +107,7 @@ OWN = {
     'cifar/resnet20_bn_cifar10_folders',
     'cifar/resnet20_bn_cifar10_short',
     'cifar/resnet20_bn_cifar10_sweep',
+    'cifar/resnet20_bn_cifar10_steps',
     'cifar/resnet18_bn_cifar10_pretraining',
     'segmentation/deeplab_bn_r50_camvid',
     'segmentation/deeplab_bn_r18_camvid',

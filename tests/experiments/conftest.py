@@ -1,5 +1,6 @@
 import functools
 import importlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmnorm.cli.defaults import add_training_defaults
 from mmnorm.experiments.catalogue import catalogue
-from mmnorm.experiments.commands import read_config
+from mmnorm.experiments.commands import Start, read_config
 
 
 @pytest.fixture(scope='package', autouse=True)
@@ -28,7 +29,9 @@ def built():
 
     @functools.cache
     def build(name):
-        cfg = read_config(catalogue().run_of(catalogue()[name]))
+        row = catalogue().run_of(catalogue()[name])
+        source = row.start and read_config(catalogue().run_of(catalogue()[row.start]))
+        cfg = read_config(row, start=Start(Path('pretrained.pth'), source) if source else None)
         if cfg.default_scope != 'mmengine':
             importlib.import_module(f'{cfg.default_scope}.models')
         add_training_defaults(cfg)
