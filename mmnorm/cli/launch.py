@@ -8,6 +8,7 @@ from copy import deepcopy
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.hub import get_config
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -135,9 +136,17 @@ def _apply_norm(cfg: Config, args: argparse.Namespace) -> None:
         return
     names = [name.strip() for name in (args.norm_scope or '').split(',')]
     try:
-        set_norm(cfg, with_start(cfg, parse_norm(args.norm)), [name for name in names if name])
+        given = parse_norm(args.norm)
+        norm = with_start(cfg, given)
+        set_norm(cfg, norm, [name for name in names if name])
     except ValueError as error:
         raise UsageError(f'--norm: {error}') from None
+    if norm != given:
+        print_log(
+            f'--norm: the weights are those of BatchNorm, so {norm["type"]} starts next to BN, '
+            f'init_ratios={norm["init_ratios"]}; say init_ratios=None for an even start',
+            logger='current',
+        )
 
 
 def _scope_of_model(cfg: Config) -> str | None:

@@ -110,12 +110,16 @@ def test_configs_of_the_codebases(config, tmp_path):
     assert sum(isinstance(m, SwitchableNorm2d) for m in model.modules()) >= len(norms)
 
 
-def test_weights_of_batch_norm_are_a_start_next_to_it():
+def test_weights_of_batch_norm_are_a_start_next_to_it(monkeypatch):
+    said = []
+    monkeypatch.setattr(launch, 'print_log', lambda text, logger: said.append(text))
     near = (0.01, 0.01, 0.98)
     pspnet = 'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'
     # Its 'pretrained' is a checkpoint of the hub.
     assert load(pspnet, norm='EN').model.norm == dict(type='EN', init_ratios=near)
+    assert 'EN starts next to BN, init_ratios=(0.01, 0.01, 0.98)' in said.pop()
     assert load(pspnet, norm='EN', cfg_options={'model.pretrained': None}).model.norm == dict(type='EN')
+    assert not said
     assert load(pspnet, norm='EN(init_ratios=None)').model.norm == dict(type='EN', init_ratios=None)
     cfg = load('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', norm='SN(momentum=0.2)', scope='backbone')
     assert cfg.model.norm == dict(type='SN', momentum=0.2, init_ratios=near)
