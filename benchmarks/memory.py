@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 # Without it, later versions warn that a profile has one cycle only, which is what is meant; earlier ones know it not.
-_ONE_CYCLE = {'acc_events': False} if 'acc_events' in inspect.signature(profile).parameters else {}
+ONE_CYCLE = {'acc_events': False} if 'acc_events' in inspect.signature(profile).parameters else {}
 # The profiler otherwise reports its every start and stop on stderr.
 os.environ.setdefault('KINETO_LOG_LEVEL', '9')
 
@@ -73,7 +73,7 @@ def _cpu_memory(forward, x, dy, parameters) -> tuple[int, int]:
 
 
 def _profiler() -> profile:
-    return profile(activities=[ProfilerActivity.CPU], profile_memory=True, **_ONE_CYCLE)
+    return profile(activities=[ProfilerActivity.CPU], profile_memory=True, **ONE_CYCLE)
 
 
 def _allocated(finished: profile) -> list[int]:

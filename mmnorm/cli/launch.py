@@ -137,7 +137,7 @@ def _apply_norm(cfg: Config, args: argparse.Namespace) -> None:
     names = [name.strip() for name in (args.norm_scope or '').split(',')]
     try:
         given = parse_norm(args.norm)
-        norm = with_start(cfg, given)
+        norm = with_start(cfg, given, args.trust_checkpoint)
         set_norm(cfg, norm, [name for name in names if name])
     except ValueError as error:
         raise UsageError(f'--norm: {error}') from None

@@ -3,21 +3,16 @@
 A plan (``docs/results/*.yaml``) says what is run; the table beside it, what came of it. What is there is not run again.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mmengine.config import DictAction
 
 from ..cli.jobs import job_adder
 from ..errors import UsageError
 from ..experiments.sweeps.plan import read_plan
+from ..experiments.sweeps.summary import Group, of_sets, sum_up
 from ..experiments.sweeps.table import read_table
-
-if TYPE_CHECKING:
-    from ..experiments.sweeps.summary import Group
 
 ROOT = Path('work_dirs/sweeps')
 
@@ -86,7 +81,7 @@ def list_runs(args: argparse.Namespace) -> None:
 
 
 def summarize(args: argparse.Namespace) -> None:
-    from ..experiments.sweeps.summary import markdown, sum_up
+    from ..experiments.sweeps.summary import markdown
 
     plan = read_plan(args.plan)
     table = markdown(sum_up(read_table(plan.table), args.best), plan.metrics)
@@ -109,14 +104,8 @@ def classes(args: argparse.Namespace) -> None:
 
 def _best(args: argparse.Namespace) -> list[Group]:
     """The runs of the sets that are asked for, by norm, at its best rate."""
-    from ..experiments.sweeps.summary import sum_up
-
-    plan = read_plan(args.plan)
-    unknown = [name for name in args.sets if name not in plan.metrics]
-    if unknown:
-        raise UsageError(f'{args.plan} has no set {", ".join(unknown)}; it has {", ".join(plan.metrics)}')
-    groups = sum_up(read_table(plan.table), best=True)
-    return [group for group in groups if not args.sets or group.records[0].run.group in args.sets]
+    groups = sum_up(read_table(read_plan(args.plan).table), best=True)
+    return [group for some in of_sets(groups, args.sets).values() for group in some]
 
 
 def draw(args: argparse.Namespace) -> None:

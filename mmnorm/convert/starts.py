@@ -13,19 +13,20 @@ from ..layers.state_dict import source_of
 from ..registry import NAMES
 from .checkpoints import split_by_module
 
-# What BN gets; the other normalizers of the pool share the rest.
-NEAR_BN = 0.98
+# What one normalizer gets; the others of the pool share the rest.
+MOST = 0.98
 # The norms that this was measured with.
 _MEASURED = ('SN', 'EN')
 
 
-def with_start(cfg: Mapping, norm: Mapping) -> dict:
+def with_start(cfg: Mapping, norm: Mapping, trust: bool = False) -> dict:
     """Let a norm start next to BN where the weights of the config are those of a network with BatchNorm.
 
     Args:
         cfg: A config with a ``model``; ``load_from`` is looked at, and every ``pretrained`` and ``checkpoint`` of the
             model.
         norm: A norm_cfg. One that says ``init_ratios``, also None, which is uniform, stays as it is.
+        trust: Whether checkpoints are read by torch.load, which runs whatever they say.
 
     Returns:
         The norm_cfg, with ``init_ratios`` if it is SN or EN with BN in its pool, and some checkpoint has BatchNorms and
@@ -35,19 +36,19 @@ def with_start(cfg: Mapping, norm: Mapping) -> dict:
     if layer.kind not in _MEASURED or 'init_ratios' in norm:
         return dict(norm)
     normalizers = norm.get('normalizers', ('IN', 'LN', 'BN'))
-    if 'BN' not in normalizers or len(normalizers) == 1 or not _starts_from_bn(cfg):
+    if 'BN' not in normalizers or len(normalizers) == 1 or not _starts_from_bn(cfg, trust):
         return dict(norm)
-    return {**norm, 'init_ratios': near_bn(normalizers)}
+    return {**norm, 'init_ratios': next_to('BN', normalizers)}
 
 
-def near_bn(normalizers: Sequence[str]) -> tuple[float, ...]:
-    """Ratios of a pool that has BN and others, e.g. (0.01, 0.01, 0.98)."""
-    rest = (1 - NEAR_BN) / (len(normalizers) - 1)
-    return tuple(NEAR_BN if name == 'BN' else round(rest, 6) for name in normalizers)
+def next_to(normalizer: str, pool: Sequence[str]) -> tuple[float, ...]:
+    """Ratios with which one normalizer of a pool counts before all others, e.g. (0.01, 0.01, 0.98) for BN."""
+    rest = (1 - MOST) / (len(pool) - 1)
+    return tuple(MOST if name == normalizer else round(rest, 6) for name in pool)
 
 
-def _starts_from_bn(cfg: Mapping) -> bool:
-    kinds = [_kinds_of(path) for path in dict.fromkeys(_checkpoints(cfg))]
+def _starts_from_bn(cfg: Mapping, trust: bool) -> bool:
+    kinds = [_kinds_of(path, trust) for path in dict.fromkeys(_checkpoints(cfg))]
     return any('BN' in found for found in kinds) and all(found <= {'BN', 'GN, LN or IN'} for found in kinds)
 
 
@@ -71,7 +72,7 @@ def _pretrained(node: Any) -> Iterator[str]:
         yield from _pretrained(child)
 
 
-def _kinds_of(path: str) -> set[str]:
+def _kinds_of(path: str, trust: bool) -> set[str]:
     """Norms in a checkpoint: 'BN', 'SN' etc., 'GN, LN or IN', which every layer with weights may be."""
     if '://' in path:
         # Nothing is downloaded before the run does it. The hubs of PyTorch and OpenMMLab have BN, or say so.
@@ -80,7 +81,8 @@ def _kinds_of(path: str) -> set[str]:
         # Whoever loads it has the better message.
         return set()
     try:
-        weights, _ = read_weights(path)
+        # Names alone are looked at.
+        weights, _ = read_weights(path, trust, mmap=True)
     except UsageError:
         return set()
     found = (source_of(entries) for entries in split_by_module(weights).values())

@@ -72,11 +72,12 @@ class Start:
         What new layers have of BN because the weights of a hub do, they have no more.
         """
         found: dict[str, Any] = {}
-        for key, source in checks.pretrained_settings(cfg):
+        pretrained = checks.pretrained_settings(cfg)
+        for key, _ in pretrained:
             found[f'{key}.checkpoint'] = str(self.checkpoint)
             found[f'{key}.prefix'] = 'backbone.'
-            if not checks.is_local(source['checkpoint']):
-                found.update({f'{path}.init_ratios': None for path in _started_norms(cfg.model, 'model')})
+        if any(not checks.is_local(source['checkpoint']) for _, source in pretrained):
+            found.update({f'{path}.init_ratios': None for path in _started_norms(cfg.model, 'model')})
         seen, ours = self.config.data_preprocessor, cfg.model.data_preprocessor
         for key in ('mean', 'std'):
             if list(ours[key]) != list(seen[key]):

@@ -104,12 +104,13 @@ def _check_kind(path: str, where: str, remedy: str, trust: bool) -> bool:
     return False
 
 
-def read_weights(path: str, trust: bool = False) -> tuple[dict[str, Tensor], dict]:
+def read_weights(path: str, trust: bool = False, mmap: bool = False) -> tuple[dict[str, Tensor], dict]:
     """Read the weights of a checkpoint, whoever's.
 
     Args:
         path: The file.
         trust: As for :func:`read_checkpoint`.
+        mmap: As there.
 
     Returns:
         The state dict, and what else the file holds.
@@ -117,7 +118,7 @@ def read_weights(path: str, trust: bool = False) -> tuple[dict[str, Tensor], dic
     Raises:
         UsageError: As :func:`read_checkpoint`, and if there is no state dict in it.
     """
-    checkpoint = read_checkpoint(path, trust=trust)
+    checkpoint = read_checkpoint(path, trust=trust, mmap=mmap)
     for name in CONTAINERS:
         if isinstance(checkpoint.get(name), Mapping):
             return check_tensors(path, checkpoint[name]), {k: v for k, v in checkpoint.items() if k != name}

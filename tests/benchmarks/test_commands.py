@@ -124,6 +124,24 @@ def test_profile_of_steps():
     assert 'of the rest: ' in stdout
 
 
+def test_profile_has_the_forward_of_the_layers():
+    """The loops are no operators of PyTorch's, which its profiler lists."""
+    script = """
+import sys
+sys.path.insert(0, 'benchmarks')
+import mmnorm, torch
+from profile_steps import spent_in
+x, layer = torch.randn(4, 64, 128, 128), mmnorm.ExemplarNorm2d(64)
+with torch.no_grad():
+    layer(x)
+    kinds, rest = spent_in(lambda: (layer(x), torch.relu(x)))
+# Two passes, one that writes, beside one.
+assert kinds['norms'] > kinds['activations and sums'] > 0, kinds
+assert '__call__' not in vars(mmnorm.layers.base.LearnedNorm)
+"""
+    run('-c', script)
+
+
 def test_objects_of_mask_rcnn():
     pytest.importorskip('mmdet.models')
     script = """

@@ -6,7 +6,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmnorm import ExemplarNorm2d, SwitchableNorm2d
-from mmnorm.convert.starts import near_bn, with_start
+from mmnorm.convert.starts import next_to, with_start
 
 NEAR = (0.01, 0.01, 0.98)
 
@@ -65,7 +65,7 @@ def test_what_the_norm_says_holds():
 
 @pytest.mark.parametrize('pool', [('IN', 'LN', 'BN'), ('BN', 'IN'), ('IN', 'LN', 'GN', 'BN')])
 def test_layers_take_it(pool):
-    layer = ExemplarNorm2d(8, normalizers=pool, init_ratios=near_bn(pool))
+    layer = ExemplarNorm2d(8, normalizers=pool, init_ratios=next_to('BN', pool))
     ratios = layer.importance_ratios(torch.randn(3, 8, 4, 4))
-    torch.testing.assert_close(ratios, torch.tensor(near_bn(pool)).expand(3, -1))
+    torch.testing.assert_close(ratios, torch.tensor(next_to('BN', pool)).expand(3, -1))
     assert ratios[0, pool.index('BN')] == pytest.approx(0.98, abs=1e-5)

@@ -90,7 +90,7 @@ def test_classes(plan, monkeypatch, capsys):
 def test_refused(plan, monkeypatch, capsys):
     with pytest.raises(UsageError, match=r'no run of SN is done; the table has BN, EN'):
         run(monkeypatch, capsys, 'compare', plan, '--base', 'SN')
-    with pytest.raises(UsageError, match='has no set z; it has x, y'):
+    with pytest.raises(UsageError, match='no run of z is done; there are runs of: x, y'):
         run(monkeypatch, capsys, 'classes', plan, 'z')
     bare = [replace(record, areas='') for record in sweep.read_table(read_plan(plan).table)]
     with pytest.raises(UsageError, match='ImageAreasHook keeps them'):

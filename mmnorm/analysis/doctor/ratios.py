@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 
+from ...convert.starts import next_to
 from ...layers.pooled import PooledNorm
 from ...layers.sparse_switchable_norm import SparseSwitchableNorm
 from .case import Case, Norm
@@ -72,11 +73,8 @@ def check_saturated(case: Case) -> Iterator[Finding]:
             grouped[norm.kind, norm.pool[int(lowest.argmax())]][norm.name] = float(lowest.max())
     for (kind, normalizer), layers in grouped.items():
         norms = [case.norms[name] for name in layers]
-        pool = norms[0].pool
-        most = 0.98
-        start = tuple(most if n == normalizer else round((1 - most) / (len(pool) - 1), 4) for n in pool)
         begun_there = any(max(getattr(norm.module, 'init_ratios', None) or (0,)) > SATURATED for norm in norms)
-        by_start = case.remedies.norm(list(layers), kind, init_ratios=start)
+        by_start = case.remedies.norm(list(layers), kind, init_ratios=next_to(normalizer, norms[0].pool))
         remedies = [case.remedies.norm(list(layers), kind, normalizers=(normalizer,)), by_start]
         yield Finding(
             check='saturated',

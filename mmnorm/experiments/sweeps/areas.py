@@ -31,18 +31,23 @@ def areas_of_text(text: str) -> np.ndarray:
 
 
 def miou(areas: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Mean IoU in percent over the classes that there are.
+    """Mean over the classes of :func:`ious`, (...), without those that are NaN."""
+    return np.nanmean(ious(areas, weights), -1)
+
+
+def ious(areas: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """IoU of each class in percent, NaN of one that is neither there nor predicted.
 
     Args:
         areas: (images, classes, 2).
         weights: How often each image counts, (..., images); None is once.
 
     Returns:
-        Array (...).
+        Array (..., classes).
     """
     weights = np.ones(len(areas)) if weights is None else weights
     right, union = np.moveaxis(np.tensordot(weights, areas.astype(float), 1), -1, 0)
-    return 100 * np.nanmean(np.where(union > 0, right / np.maximum(union, 1), np.nan), -1)
+    return 100 * np.where(union > 0, right / np.maximum(union, 1), np.nan)
 
 
 def bootstrap(runs: Sequence[str], base: Sequence[str] = (), draws: int = 1000) -> float:

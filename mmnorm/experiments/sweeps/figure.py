@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...analysis.figures.style import SERIES, new_figure, paper_style
-from ...errors import UsageError
-from .summary import Group, sum_up
+from .summary import Group, of_sets, sum_up
 from .table import Record
 
 
@@ -65,19 +64,13 @@ def curves_figure(records: Sequence[Record], metrics: Mapping[str, str], sets: S
 
 
 def _panels(groups: Sequence[Group], sets: Sequence[str], draw, xlabel: str, ylabels: Mapping[str, str]) -> Figure:
-    present = list(dict.fromkeys(group.records[0].run.group for group in groups))
-    missing = [name for name in sets if name not in present]
-    if missing or not present:
-        raise UsageError(
-            f'no run of {", ".join(missing) or "the plan"} is done; there are runs of: {", ".join(present) or "none"}'
-        )
-    shown = list(sets) or present
+    shown = of_sets(groups, sets)
     norms = list(dict.fromkeys(group.records[0].run.norm for group in groups))
     with paper_style():
         figure = new_figure(2.6 * len(shown))
-        for axes, name in zip(figure.subplots(len(shown), squeeze=False)[:, 0], shown, strict=True):
+        for axes, (name, of_set) in zip(figure.subplots(len(shown), squeeze=False)[:, 0], shown.items(), strict=True):
             for index, norm in enumerate(norms):
-                of_norm = [g for g in groups if (g.records[0].run.group, g.records[0].run.norm) == (name, norm)]
+                of_norm = [group for group in of_set if group.records[0].run.norm == norm]
                 if of_norm:
                     draw(axes, of_norm, SERIES[index % len(SERIES)])
             axes.set_title(name)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from ...errors import UsageError
 from .areas import bootstrap
 from .table import Record
 
@@ -92,6 +93,23 @@ def sum_up(records: Sequence[Record], best: bool = False) -> list[Group]:
         return sets.index(run.group), norms.index(run.norm), run.rate
 
     return sorted(found, key=place)
+
+
+def of_sets(groups: Sequence[Group], sets: Sequence[str]) -> dict[str, list[Group]]:
+    """Groups by set, in the order of ``sets``; all sets if that is empty.
+
+    Raises:
+        UsageError: If no run of one of them is done, or none at all.
+    """
+    present: dict[str, list[Group]] = {}
+    for group in groups:
+        present.setdefault(group.records[0].run.group, []).append(group)
+    missing = [name for name in sets if name not in present]
+    if missing or not present:
+        raise UsageError(
+            f'no run of {", ".join(missing) or "the plan"} is done; there are runs of: {", ".join(present) or "none"}'
+        )
+    return {name: present[name] for name in sets or present}
 
 
 def markdown(groups: Sequence[Group], metrics: Mapping[str, str]) -> str:
