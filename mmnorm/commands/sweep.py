@@ -58,7 +58,14 @@ def parse_args() -> argparse.Namespace:
     command.add_argument('sets', nargs='*', metavar='SET', help='of these sets (default: all)')
     kind = command.add_mutually_exclusive_group()
     kind.add_argument('--curves', action='store_true', help='losses over training in place of it, at the best rate')
+    kind.add_argument('--validations', action='store_true', help='the metric over training, at the best rate')
     kind.add_argument('--norms', action='store_true', help='the metric by norm, at the best rate, with every seed')
+    command.add_argument('--out', type=Path, required=True, metavar='FILE')
+
+    command = add('pictures', pictures, 'what the networks of a segmentation see, each norm at its best rate')
+    command.add_argument('set', metavar='SET', help='of this set')
+    command.add_argument('--root', type=Path, default=ROOT, metavar='DIR', help=f'where runs are (default: {ROOT})')
+    command.add_argument('--images', type=int, default=3, metavar='N', help='how many (default: 3)')
     command.add_argument('--out', type=Path, required=True, metavar='FILE')
     return parser.parse_args()
 
@@ -108,13 +115,25 @@ def _best(args: argparse.Namespace) -> list[Group]:
     return [group for some in of_sets(groups, args.sets).values() for group in some]
 
 
+def pictures(args: argparse.Namespace) -> None:
+    from ..analysis.figures.style import check_figure_name, save_figure
+    from ..experiments.sweeps.pictures import pictures_figure
+
+    check_figure_name(args.out)
+    if args.images < 1:
+        raise UsageError(f'--images: expected at least 1, got {args.images}')
+    groups = of_sets(sum_up(read_table(read_plan(args.plan).table), best=True), [args.set])[args.set]
+    save_figure(pictures_figure(groups, args.root / args.plan.stem, args.images), args.out)
+
+
 def draw(args: argparse.Namespace) -> None:
     from ..analysis.figures.style import check_figure_name, save_figure
-    from ..experiments.sweeps.figure import curves_figure, norms_figure, rates_figure
+    from ..experiments.sweeps.figure import curves_figure, norms_figure, rates_figure, validations_figure
 
     check_figure_name(args.out)
     plan = read_plan(args.plan)
-    make = curves_figure if args.curves else norms_figure if args.norms else rates_figure
+    chosen = {args.curves: curves_figure, args.validations: validations_figure, args.norms: norms_figure}
+    make = chosen.get(True, rates_figure)
     save_figure(make(read_table(plan.table), plan.metrics, args.sets), args.out)
 
 

@@ -10,6 +10,7 @@ from ..registry import register_in
 _NAMES = {
     'HOOKS': {
         'BatchAverageHook': '.batch_average_hook',
+        'ChannelsLastHook': '.channels_last_hook',
         'DeriveHook': '.derive_hook',
         'ExactResumeHook': '.exact_resume',
         'FuseHook': '.fuse_hook',

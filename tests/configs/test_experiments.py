@@ -111,6 +111,7 @@ OWN = {
     'cifar/resnet18_bn_cifar10_pretraining',
     'segmentation/deeplab_bn_r50_camvid',
     'segmentation/deeplab_bn_r18_camvid',
+    'segmentation/deeplab_bn_half_r18_camvid',
 }
 
 

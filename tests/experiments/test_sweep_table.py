@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mmnorm.errors import UsageError
-from mmnorm.experiments.sweeps.figure import curves_figure, norms_figure, rates_figure
+from mmnorm.experiments.sweeps.figure import curves_figure, norms_figure, rates_figure, validations_figure
 from mmnorm.experiments.sweeps.plan import SweepRun
 from mmnorm.experiments.sweeps.summary import markdown, sum_up
 from mmnorm.experiments.sweeps.table import POINTS, Record, append, read_table, record_of
@@ -100,5 +100,8 @@ def test_figures():
     assert [label.get_text() for label in by_norm.get_xticklabels()] == ['BN', 'EN']
     curves = curves_figure(records, metrics, ['x'])
     assert [line.get_label() for line in curves.axes[0].get_lines()] == ['BN at 0.1', 'EN at 0.1']
+    validations = validations_figure(records, metrics, ['x']).axes[0]
+    assert [list(line.get_ydata()) for line in validations.get_lines()] == [[42.5], [60]]
+    assert validations.get_ylabel() == 'accuracy/top1'
     with pytest.raises(UsageError, match='no run of z is done; there are runs of: x, y'):
         rates_figure(records, metrics, ['z'])

@@ -10,6 +10,7 @@ import torch
 from mmnorm.experiments.sweeps.areas import areas_of_text, miou, read_areas
 
 CAMVID = 'configs/segmentation/deeplab_bn_r18_camvid.py'
+HALF_WIDTH = 'configs/segmentation/deeplab_bn_half_r18_camvid.py'
 
 
 def iterations(number):
@@ -48,6 +49,15 @@ def test_camvid(scenes, tool, tmp_path):
     metrics = tmp_path / 'metrics.json'
     tool('test.py', CAMVID, work_dir / 'iter_2.pth', '--norm', 'EN', '--tta', '--out', metrics, *arguments)
     assert 0 <= json.loads(metrics.read_text())['mIoU'] <= 100
+
+
+def test_camvid_of_half_the_width(scenes, tool, tmp_path):
+    options = [f'{split}_dataloader.dataset.data_root={scenes}' for split in ('train', 'val', 'test')]
+    arguments = ['--work-dir', tmp_path / 'run', '--cfg-options', *options, *iterations(2)]
+    tool('train.py', HALF_WIDTH, '--norm', 'SN', '--fuse', *arguments)
+    weights = torch.load(tmp_path / 'run/iter_2.pth', weights_only=False)['state_dict']
+    assert weights['backbone.layer4.1.conv2.weight'].shape == (256, 256, 3, 3)
+    assert weights['backbone.layer4.1.conv2.weight'].is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Figures of a sweep: the metric by rate, or by norm, and losses over training."""
+"""Figures of a sweep: the metric by rate, or by norm, and losses and metric over training."""
 
 import statistics
 from collections import defaultdict
@@ -52,15 +52,27 @@ def curves_figure(records: Sequence[Record], metrics: Mapping[str, str], sets: S
     Raises:
         UsageError: If there is nothing to draw.
     """
+    return _over_training(records, 'loss', defaultdict(lambda: 'loss'), sets)
 
+
+def validations_figure(records: Sequence[Record], metrics: Mapping[str, str], sets: Sequence[str] = ()) -> Figure:
+    """The metric over training, averaged over seeds, of each norm at its best rate.
+
+    Raises:
+        UsageError: If there is nothing to draw.
+    """
+    return _over_training(records, 'validation', metrics, sets)
+
+
+def _over_training(records: Sequence[Record], curve: str, ylabels: Mapping[str, str], sets: Sequence[str]) -> Figure:
     def draw(axes: Axes, groups: Sequence[Group], color: str) -> None:
         for group in groups:
-            curves = [dict(record.loss) for record in group.records]
+            curves = [dict(getattr(record, curve)) for record in group.records]
             steps = [step for step in curves[0] if all(step in curve for curve in curves)]
             means = [statistics.fmean(curve[step] for curve in curves) for step in steps]
             axes.plot(steps, means, color=color, label=f'{group.records[0].run.norm} at {group.records[0].run.rate:g}')
 
-    return _panels(sum_up(records, best=True), sets, draw, 'iteration', defaultdict(lambda: 'loss'))
+    return _panels(sum_up(records, best=True), sets, draw, 'iteration', ylabels)
 
 
 def _panels(groups: Sequence[Group], sets: Sequence[str], draw, xlabel: str, ylabels: Mapping[str, str]) -> Figure:
