@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
         command.add_argument('plan', type=Path, help='a plan, e.g. docs/results/cifar10.yaml; its table is beside it')
         return command
 
-    command = add('run', work, 'run what the plan has and the table has not, one by one; goes on where it stopped')
+    command = add('run', work, 'run what the plan has and the table has not, one by one; goes on; also several at once')
     command.add_argument('--root', type=Path, default=ROOT, metavar='DIR', help=f'where runs go (default: {ROOT})')
     command.add_argument(
         '--data-root',

@@ -2,12 +2,14 @@
 
 import importlib
 import json
+import threading
 
 import pytest
 import torch
 from helpers import in_fork
 
 from mmnorm.datasets import write_layout
+from mmnorm.experiments.sweeps.claims import claim
 from mmnorm.experiments.sweeps.plan import read_plan
 from mmnorm.experiments.sweeps.queue import missing, work_off
 from mmnorm.experiments.sweeps.table import read_table
@@ -65,7 +67,10 @@ def weights(folder):
 
 def test_runs_are_cut_and_go_on(tmp_path, data):
     plan, said = sweep(tmp_path / 'whole', data, execute)
-    assert [line.split(' ', 1)[1] for line in said[::3]][:2] == ['2 to run', '1 to run']
+    assert [line.split(' ', 1)[1].split(';')[0] for line in said[:-1:2]] == [
+        'small/BN, rate 0.01, seed 0, of 2 to run',
+        'small/EN, rate 0.01, seed 0, of 1 to run',
+    ]
     assert missing(plan) == []
     whole = read_table(plan.table)
     assert [record.run for record in whole] == list(plan.runs)
@@ -102,6 +107,40 @@ def sweep_one(folder, data):
         return sweep(folder, data, once)
     except SystemExit:
         return read_plan(folder / 'plan.yaml'), ran
+
+
+def test_processes_share_a_plan(tmp_path, data):
+    """While BN is trained, another process comes, and finds EN to be trained."""
+    heard = []
+
+    def with_another(command, log):
+        if not heard:
+            heard.append('')
+            heard[:] = sweep(tmp_path, data, execute)[1]
+        return execute(command, log)
+
+    plan, said = sweep(tmp_path, data, with_another)
+    assert [record.run.norm for record in read_table(plan.table)] == ['EN', 'BN']
+    assert 'small/EN, rate 0.01, seed 0, of 2 to run' in heard[0]
+    assert heard[-1] == 'what is left to run (1) is in the hands of other processes'
+    assert said[-1] == f'nothing is left to run; {plan.table} has 2 runs'
+
+
+def test_a_claim_is_waited_for(tmp_path):
+    order = []
+
+    def wait():
+        with claim(tmp_path / 'run', wait=True) as ours:
+            order.append(ours)
+
+    waiting = threading.Thread(target=wait)
+    with claim(tmp_path / 'run') as ours, claim(tmp_path / 'run') as again:
+        assert (ours, again) == (True, False)
+        waiting.start()
+        waiting.join(0.2)
+        order.append('free')
+    waiting.join(10)
+    assert order == ['free', True]
 
 
 STARTED = """

@@ -1,4 +1,4 @@
-"""The queue of a sweep: what the plan has and the table has not is run, one process at a time, and goes on if cut."""
+"""The queue of a sweep: what the plan has and the table has not is run, one by one, and goes on if cut."""
 
 import math
 import subprocess
@@ -17,6 +17,7 @@ from ..folders import final_name
 from ..plan import Step
 from ..run import Execute, append_output
 from ..run import run as run_steps
+from .claims import claim
 from .plan import Plan, SweepRun, read_plan
 from .table import POINTS, append, read_table, record_of
 
@@ -34,7 +35,8 @@ def work_off(
 ) -> None:
     """Run what is missing from the table, and add a line for each run.
 
-    The plan is read anew after each run: what is added to it, or put in another order, counts from then on.
+    The plan is read anew after each run: what is added to it, or put in another order, counts from then on. Several
+    processes may do this by the same plan below the same ``root``; no two of them train the same run.
 
     Args:
         path: The plan.
@@ -53,8 +55,10 @@ def work_off(
         if not waiting:
             say(f'nothing is left to run; {plan.table} has {len(read_table(plan.table))} runs')
             return
-        say(f'{time.strftime("%H:%M:%S")} {len(waiting)} to run')
-        _Queue(plan, root / path.stem, roots, extra, say, with_).train(waiting[0])
+        queue = _Queue(plan, root / path.stem, roots, extra, say, with_)
+        if not any(queue.take(run) for run in waiting):
+            say(f'what is left to run ({len(waiting)}) is in the hands of other processes')
+            return
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,21 @@ class _Queue:
     say: Callable[[str], None]
     with_: Execute
 
-    def train(self, run: SweepRun) -> Path:
+    def take(self, run: SweepRun) -> bool:
+        """Train a run unless another process does; returns whether it is done."""
+        with claim(self.folder / run.folder) as ours:
+            # Another process may have done it since.
+            if ours and run in missing(self.plan):
+                self._train(run)
+        return ours
+
+    def _train(self, run: SweepRun) -> Path:
         """Train a run, with what it starts from, and add its line if there is none; returns its last checkpoint."""
-        extra = {**self.extra, **(start_settings(self.train(self._source(run))) if run.start else {})}
+        extra = {**self.extra, **(start_settings(self._source(run)) if run.start else {})}
         work_dir, started = self.folder / run.folder, time.monotonic()
         step = step_of(run, work_dir, self.roots, extra)
         if not step.done:
-            self.say(f'{time.strftime("%H:%M:%S")} {run.title}; log: {step.log}')
+            self.say(f'{time.strftime("%H:%M:%S")} {run.title}, of {len(missing(self.plan))} to run; log: {step.log}')
         run_steps([step], lambda text: None, self.with_)
         if run in missing(self.plan):
             metric = self.plan.metrics[run.group]
@@ -83,11 +95,13 @@ class _Queue:
             self.say(f'{time.strftime("%H:%M:%S")} {run.title}: {metric} {record.value:.2f}, {record.seconds:.0f} s')
         return step.result
 
-    def _source(self, run: SweepRun) -> SweepRun:
-        """The run that it starts from: the best of those that are done, else the first."""
+    def _source(self, run: SweepRun) -> Path:
+        """The checkpoint that it starts from: of the best of the runs that are done, else of the first."""
         done = {record.run.key: record.value for record in read_table(self.plan.table)}
         runs = [other for other in self.plan.runs if f'{other.group}/{other.norm}' == run.start]
-        return max(runs, key=lambda other: done.get(other.key, -math.inf))
+        best = max(runs, key=lambda other: done.get(other.key, -math.inf))
+        with claim(self.folder / best.folder, wait=True):
+            return self._train(best)
 
 
 def missing(plan: Plan) -> list[SweepRun]:
