@@ -7,7 +7,7 @@ model = dict(
     decode_head=dict(in_channels=256, channels=64),
     auxiliary_head=dict(in_channels=128, channels=32))
 
-max_iters = 8000
+max_iters = 6000
 train_cfg = dict(max_iters=max_iters, val_interval=1000)
 param_scheduler = [dict(type='PolyLR', power=0.9, eta_min=0, begin=0, end=max_iters, by_epoch=False)]
 default_hooks = dict(checkpoint=dict(interval=max_iters // 4))
